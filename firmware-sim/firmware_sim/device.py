@@ -1,0 +1,398 @@
+"""One metering device as a state machine without I/O: meter → price → sign → publish → receipt → resend or resync.
+
+Inputs are methods; each returns the messages to publish. Time is an argument: `now_us`, microseconds of a
+monotonic clock aligned with Unix time at start. Where `dirty` says so, `snapshot.save` must be stored before
+the messages go out: a seq or an authorization that was used must never be forgotten.
+"""
+
+from dataclasses import dataclass
+
+from firmware_sim import FIRMWARE
+from firmware_sim.account import Account
+from firmware_sim.books import Books, Position
+from firmware_sim.counters import Counters
+from firmware_sim.deposits import Deposits
+from firmware_sim.identity import Identity, Provisioning
+from firmware_sim.offers import Offer
+from firmware_sim.tariffs import Tariffs
+from firmware_sim.window import Flight, Raw, Signed, Window
+from firmware_sim.wire import DUPLICATE, REFUSED, RESYNC, TRANSIENT, Receipt, answers_of, decode_receipt, encode_birth
+
+RESEND_US = 10_000_000  # no receipt at all for this long: resend the window
+PAUSE_US = 500_000  # first pause after a transient refusal
+PAUSE_US_MAX = 30_000_000
+RESYNCS_MAX = 4  # resynchronisations without an accepted reading in between
+QUEUE_DEFAULT = 64  # raw readings kept while the gateway is away; then they fold into one register
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A message to send on mp/1/{gateway}/{device}/{leaf}, QoS 1."""
+
+    leaf: str
+    payload: bytes
+    retain: bool = False
+
+
+class Device:
+    """See the module. `stopped` is empty while it runs, else the sentence that says why it gave up."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        provisioning: Provisioning,
+        counters: Counters,
+        *,
+        depth: int = 4,
+        queue: int = QUEUE_DEFAULT,
+        session: int = 1,
+    ) -> None:
+        self.identity = identity
+        self.counters = counters
+        self.tariffs = Tariffs.provisioned(identity, provisioning)
+        self.books = Books(identity.earns)
+        self.window = Window(depth, queue)
+        self.deposits = Deposits()
+        self.account: Account | None = None
+        self.session = session
+        self.meter = identity.opening_register
+        self.taken = 0
+        self.opened = False
+        self.connected = False
+        self.stopped = ""
+        self.dirty = False
+        self._progress_us = 0
+        self._hold_us = 0
+        self._timeouts = self._pauses = self._resyncs = 0
+        self._denial: Receipt | None = None
+
+    # ---- inputs
+
+    def on_connected(self, now_us: int) -> list[Publish]:
+        """The broker accepted the connection and the subscriptions."""
+        self.connected = True
+        self._timeouts = 0
+        self._progress_us = now_us
+        self.deposits.reconnected(now_us)
+        birth = Publish("state", encode_birth(self.session, FIRMWARE), retain=True)
+        return [birth, *self._pump(now_us)]
+
+    def on_disconnected(self) -> None:
+        """The connection is gone, and with it perhaps some answers."""
+        self.connected = False
+        self.window.lose()
+
+    def on_offer(self, payload: bytes, now_us: int) -> list[Publish]:
+        """A retained or new offer; one that is not the gateway's, not newer or expired is ignored."""
+        if not self.tariffs.take(payload, now_us):
+            return []
+        self.deposits.offered()
+        self._hold_us = 0
+        self.dirty = True
+        return self._pump(now_us)
+
+    def on_reading(self, register: int, now_us: int) -> list[Publish]:
+        """The meter shows `register` (register units, cumulative, rollover already unrolled)."""
+        if register < self.meter:
+            self._stop(f"the meter went back from {self.meter} to {register}")
+            return []
+        self.meter = register
+        self.taken += 1
+        current = self.tariffs.current
+        self.window.push(Raw(register, now_us // 1000, current.id if current else b""))
+        return self._pump(now_us)
+
+    def on_tick(self, now_us: int) -> list[Publish]:
+        """Time has passed: timeouts and pauses."""
+        flying = self.window.count(Flight.FLYING)
+        if flying and now_us - self._progress_us > RESEND_US << min(self._timeouts, 3):
+            self._timeouts += 1
+            self._progress_us = now_us
+            self.window.lose()
+        return self._pump(now_us)
+
+    def on_receipt(self, payload: bytes, now_us: int) -> list[Publish]:
+        """An answer from the gateway, in JSON or CBOR."""
+        try:
+            receipt = decode_receipt(payload)
+        except ValueError:
+            self.counters.strays += 1
+            return []
+        if self.account is None or receipt.id not in (None, self.account.id):
+            self.counters.strays += 1
+            return []
+        if receipt.status == DUPLICATE:
+            self.counters.duplicates += 1
+        request = self.deposits.request
+        if request is not None and receipt.answers == request.answers:
+            self._open_answered(receipt, now_us)
+            return self._pump(now_us)
+        entry = self.window.find(receipt.answers) if receipt.answers else None
+        if entry is None:
+            # The second answer to something sent twice; money figures in it may still be news.
+            self.counters.strays += 1
+            if self.opened and receipt.id is not None:
+                self.books.learn(receipt)
+        elif receipt.status == REFUSED:
+            self._refused(entry, receipt, now_us)
+        else:
+            self._accepted(entry, receipt, now_us)
+        return self._pump(now_us)
+
+    # ---- state that others read
+
+    @property
+    def room(self) -> int:
+        """Readings that can be queued before they fold."""
+        return self.window.queue - len(self.window.raw)
+
+    @property
+    def known_register(self) -> int:
+        """The highest register read, or known to the gateway (after the device lost its state)."""
+        return max(self.meter, self.books.base.register if self.books.base else 0)
+
+    @property
+    def register_units(self) -> int:
+        """Units between the opening register and the last accepted reading."""
+        return self.books.base.register - self.identity.opening_register if self.books.base else 0
+
+    @property
+    def money(self) -> int:
+        """Charged, or earned, so far in base units."""
+        return self.books.base.charged if self.books.base else 0
+
+    # ---- opening and topping up
+
+    def _open_answered(self, receipt: Receipt, now_us: int) -> None:
+        offer = self.tariffs.current
+        if offer is None:
+            return
+        self.deposits.answered(receipt, offer, now_us)
+        self.dirty = True
+        if receipt.status == REFUSED:
+            self.counters.refused[receipt.reason or "?"] += 1
+            if self.deposits.failed and not self.opened:
+                self._stop(f"opening was refused: {self.deposits.failed}")
+            return
+        why = None
+        if self.books.base is None:
+            why = self.books.start(receipt, self.identity.opening_register, self._proved(receipt))
+        elif not self.opened:
+            why = self._reconcile(receipt)
+        else:
+            self.books.learn(receipt)
+        if why:
+            self._stop(why)
+        elif self.opened:
+            self.counters.topups += 1
+        else:
+            self.opened = True
+            self.counters.opens += 1
+
+    def _ask_open(self, offer: Offer, now_us: int) -> None:
+        if self.deposits.request is not None:
+            return
+        if self.account is None or self.books.base is None:
+            # Nothing is open yet, so a changed lane or delay may still change the channel.
+            self.account = Account.under(self.identity, offer)
+        base = self.books.base
+        register = base.register if base else self.identity.opening_register
+        if self.identity.earns or (base and self.deposits.opening and not self.deposits.refusals):
+            # The gateway forgot the channel: the deposit it was opened with is still found on the chain.
+            self.deposits.ask(self.account, offer, register, self.deposits.opening, now_us)
+        else:
+            self._deposit(offer, 0, now_us, must=True)
+        self.dirty = True
+
+    def _deposit(self, offer: Offer, ceiling: int, now_us: int, *, must: bool) -> None:
+        """Ask for a deposit that makes `ceiling` affordable; without `must` it may be left undone."""
+        if self.account is None:
+            return
+        least = max(offer.min_deposit, ceiling - self.books.balance)
+        left = self.identity.wallet - self.deposits.spent
+        amount = min(max(self.identity.deposit, least), left)
+        if not self.deposits.failed and amount >= least:
+            base = self.books.base
+            register = base.register if base and not self.opened else self.identity.opening_register
+            signed = self.account.authorization(offer, amount, self.deposits.count, now_us // 1_000_000)
+            self.deposits.ask(self.account, offer, register, signed, now_us)
+            self.dirty = True
+        elif must and self.deposits.failed:
+            self._stop(f"depositing was refused: {self.deposits.failed}")
+        elif must:
+            self._stop(f"the wallet is empty: {left} left, {least} needed")
+
+    # ---- receipts of readings
+
+    def _accepted(self, entry: Signed, receipt: Receipt, now_us: int) -> None:
+        why = self.books.accepted(entry.position, entry.price, receipt)
+        if why:
+            self._stop(f"receipt for seq {entry.position.seq}: {why}")
+            return
+        self.counters.accepted += 1
+        self.counters.latencies.add(now_us - entry.sent_us)
+        self.window.remove(entry)
+        self.books.learn(receipt)
+        self.counters.superseded += self.window.drop_passed(entry.position.seq)
+        self._progress_us = now_us
+        self._timeouts = self._pauses = self._resyncs = 0
+        self._denial = None
+
+    def _refused(self, entry: Signed, receipt: Receipt, now_us: int) -> None:
+        reason = receipt.reason or "?"
+        self.counters.refused[reason] += 1
+        self._progress_us = now_us
+        base = self.books.base
+        if reason not in TRANSIENT and reason not in RESYNC:
+            self._stop(f"reading seq {entry.position.seq} was refused: {reason}")
+        elif base is not None and entry.position.seq < base.seq:
+            self.window.remove(entry)
+            self.counters.superseded += 1
+        else:
+            self.window.move(entry, Flight.DENIED)
+            entry.reason = reason
+            self._denial = receipt
+            self._hold_us = now_us
+            if reason in TRANSIENT:
+                self._hold_us += min(PAUSE_US << min(self._pauses, 6), PAUSE_US_MAX)
+                self._pauses += 1
+
+    def _settle_denials(self, now_us: int) -> None:
+        """Once everything sent is answered: resend what was refused in passing, resynchronise the rest."""
+        window = self.window
+        unanswered = window.count(Flight.FLYING) + window.count(Flight.UNKNOWN)
+        if not window.count(Flight.DENIED) or unanswered or now_us < self._hold_us:
+            return
+        denied = window.denied()
+        lasting = [entry for entry in denied if entry.reason not in TRANSIENT]
+        if not lasting:
+            for entry in denied:
+                window.move(entry, Flight.READY)
+            return
+        first = lasting[0]
+        self._resyncs += 1
+        if self._resyncs > RESYNCS_MAX:
+            self._stop(f"no way past the refusal {first.reason}")
+            return
+        if first.reason == "unknown_channel":
+            self.opened = False
+        elif self._denial is not None and (self._resyncs > 1 or self.books.news(self._denial)):
+            # An overtaken refusal names a state that is past; when refusals go on, the gateway itself went back.
+            why = self._reconcile(self._denial)
+            if why:
+                self._stop(f"{first.reason}: {why}")
+                return
+            self.books.learn(self._denial)
+        current = self.tariffs.current
+        if first.reason.startswith("offer_"):
+            self.tariffs.refused(first.offer)
+            if current is not None and first.offer == current.id:
+                # Priced under the newest offer this device has: wait for one that the gateway knows.
+                self._hold_us = now_us + min(PAUSE_US << self._resyncs, PAUSE_US_MAX)
+        self.books.retire(window.unsign())
+        self.dirty = True
+
+    def _reconcile(self, receipt: Receipt) -> str | None:
+        terms = self.tariffs.terms(self.tariffs.current)
+        own = [entry.position for entry in self.window.signed]
+        price = terms.price if terms else 0
+        return self.books.reconcile(receipt, own, self.known_register, price, self._proved(receipt))
+
+    def _proved(self, receipt: Receipt) -> bool:
+        return self.account is not None and self.account.signed(receipt)
+
+    # ---- outputs
+
+    def _pump(self, now_us: int) -> list[Publish]:
+        offer = self.tariffs.current
+        if not self.connected or self.stopped or offer is None:
+            return []
+        self._settle_denials(now_us)
+        if self.tariffs.terms(offer) is not None and not self.stopped:
+            if not self.opened:
+                self._ask_open(offer, now_us)
+            elif not self.window.count(Flight.DENIED):
+                self._sign(offer, now_us)
+        messages: list[Publish] = []
+        if not self.stopped:
+            asked = self.deposits.due(now_us)
+            if asked is not None:
+                messages.append(Publish("open", asked))
+            if self.opened:
+                self._send(messages, now_us)
+        return messages
+
+    def _sign(self, offer: Offer, now_us: int) -> None:
+        """Sign raw readings while the window has room and the balance covers them."""
+        window, books = self.window, self.books
+        tip = self._tip()
+        while window.raw and len(window.signed) < window.depth and now_us >= self._hold_us:
+            raw = window.raw[0]
+            if raw.register < tip.register:
+                # The gateway already holds a later register: the usage of this reading is paid for.
+                window.raw.popleft()
+                self.counters.superseded += 1
+                continue
+            chosen = self.tariffs.for_reading(raw.offer, now_us) or offer
+            terms = self.tariffs.terms(chosen)
+            if terms is None:
+                return
+            register = raw.register
+            if terms.max_step and register - tip.register > terms.max_step:
+                register = tip.register + terms.max_step
+            position = tip.after(books.next_seq, register, terms.price)
+            ceiling = 0 if books.earns else books.owed(position)
+            if ceiling > books.balance and not books.earns:
+                if self.deposits.request is None:
+                    self._deposit(offer, ceiling, now_us, must=True)
+                return
+            self._append(position, terms.price, chosen, raw, ceiling)
+            tip = position
+            if register == raw.register:
+                window.raw.popleft()
+        if self.identity.low_water and not books.earns and self.deposits.request is None:
+            ceiling = books.owed(tip)
+            if books.balance - ceiling < self.identity.low_water:
+                self._deposit(offer, ceiling, now_us, must=False)
+
+    def _append(self, position: Position, price: int, offer: Offer, raw: Raw, ceiling: int) -> None:
+        assert self.account is not None
+        payload = self.account.reading_payload(position.seq, position.register, raw.time_ms, offer.id, ceiling)
+        entry = Signed(position, price, offer.id, raw.time_ms, payload, answers_of(payload))
+        if raw.register == position.register:
+            entry.sent_us = raw.sent_us
+        self.window.add(entry)
+        self.books.next_seq += 1
+        self.tariffs.signed_serial = max(self.tariffs.signed_serial, offer.serial)
+        self.dirty = True
+
+    def _tip(self) -> Position:
+        """The position that the next reading is priced from."""
+        tip = self.books.base or Position(0, self.identity.opening_register, 0)
+        last = self.window.signed[-1].position if self.window.signed else tip
+        return last if last.seq > tip.seq else tip
+
+    def _send(self, messages: list[Publish], now_us: int) -> None:
+        """Send what is ready, in order; while a refusal is being settled only what may have been accepted."""
+        window = self.window
+        denied = window.count(Flight.DENIED) > 0
+        if not window.count(Flight.READY) and not window.count(Flight.UNKNOWN):
+            return
+        if window.count(Flight.FLYING) == 0:
+            self._progress_us = now_us
+        for entry in window.signed:
+            if entry.flight is Flight.UNKNOWN:
+                self.counters.resent += 1
+            elif entry.flight is not Flight.READY or denied or now_us < self._hold_us:
+                continue
+            elif entry.sent_us:
+                self.counters.resent += 1
+            else:
+                entry.sent_us = now_us
+                self.counters.published += 1
+            window.move(entry, Flight.FLYING)
+            messages.append(Publish("earn" if self.books.earns else "usage", entry.payload))
+
+    def _stop(self, why: str) -> None:
+        self.stopped = why
+        self.dirty = True

@@ -1,0 +1,81 @@
+"""The ledger and its journal together: the only way to change a state.
+
+`write` applies records and hands them to the journal in the same step, so that memory and disk change in the
+same order. What it returns must be awaited before anything is acknowledged, shown or sent.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from channels import invariants
+from channels.types import OfferId
+from gateway.journal import Journal
+from gateway.ledger import Ledger
+from gateway.records import Record
+
+# States are stored every so many commits: a restart replays at most this tail, a second or two of work on a
+# Raspberry Pi, and a state that changes with every reading is rewritten only once in that many commits.
+STORE_EVERY = 2_000
+
+
+class Books:
+    """Ledger and journal of one gateway."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.ledger = Ledger()
+        self._stored_at = journal.states_at
+        self._storing: asyncio.Task[None] | None = None
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next commit gets."""
+        return self.journal.number + 1
+
+    def replay(self, terms_of: Callable[[OfferId, str], Any], on_record: Callable[[Record], None]) -> int:
+        """Rebuild every state from the journal; returns how many records the tail held.
+
+        `on_record` sees each record of the tail before it is applied (offers must be known before the readings
+        that name them). Raises JournalFault, Contradiction or InvariantViolation when the journal is damaged.
+        """
+        ledger = self.ledger
+        ledger.terms_of = terms_of
+        for state in self.journal.states():
+            ledger.load(*state)
+        ledger.loaded()
+        for offer in ledger.offers_by_serial():
+            on_record(offer)
+        count = 0
+        for number, records in self.journal.tail():
+            for record in records:
+                on_record(record)
+                ledger.apply(record, number)
+                count += 1
+        invariants.check(ledger.channels.values(), ledger.accounts.values())
+        return count
+
+    def write(self, records: Sequence[Record]) -> "asyncio.Future[None]":
+        """Apply records and journal them as one commit; the future ends when they are on disk."""
+        number = self.next_number
+        for record in records:
+            self.ledger.apply(record, number)
+        return self.journal_applied(records)
+
+    def journal_applied(self, records: Sequence[Record]) -> "asyncio.Future[None]":
+        """Journal records that the caller has just applied, in the same step, as commit `next_number`."""
+        number, written = self.journal.commit(records)
+        if number - self._stored_at >= STORE_EVERY and (self._storing is None or self._storing.done()):
+            if self._storing is not None:
+                self._storing.result()  # a disk that failed there has failed
+            self._stored_at = number
+            # The states are frozen, so what is taken here is the state as of this commit.
+            self._storing = asyncio.ensure_future(self.journal.store(number, self.ledger.take_dirty()))
+        return written
+
+    async def close(self) -> None:
+        """Store every state, so that the next start has no tail, and close the journal."""
+        if self._storing is not None:
+            await self._storing
+        await self.journal.store(self.journal.number, self.ledger.take_dirty())
+        await self.journal.close()

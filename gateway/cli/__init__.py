@@ -1,0 +1,5 @@
+"""The command `metergate`."""
+
+from gateway.cli.main import main
+
+__all__ = ["main"]

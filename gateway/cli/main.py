@@ -1,0 +1,169 @@
+"""Arguments, and the one place where errors become a sentence and an exit code.
+
+Exit codes: 0 done; 1 the command ran and the answer is no (books that do not balance, nothing settled); 2 the
+set-up is wrong, and the one line on stderr says how to mend it; 3 a fault, after which the process stopped
+rather than guess.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from channels.invariants import InvariantViolation
+from channels.machine import Contradiction
+from devices.link import LinkUnavailable
+from gateway import __version__
+from gateway.cli import doctor as doctors
+from gateway.cli import operate, setup
+from gateway.errors import JournalFault, SetupError
+from settlement.errors import ChainError
+
+CONFIG = "metergate.toml"
+FAULTS = (JournalFault, InvariantViolation, Contradiction, ChainError)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    level = logging.WARNING if getattr(options, "json", False) else logging.INFO
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        outcome = options.run(options)
+        return asyncio.run(_finish(outcome)) if isinstance(outcome, Coroutine) else int(outcome)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: nothing more to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BaseExceptionGroup as group:
+        return _explain(_first(group))
+    except (SetupError, LinkUnavailable, *FAULTS) as error:
+        return _explain(error)
+
+
+async def _finish(work: Coroutine[Any, Any, int]) -> int:
+    return await work
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group that is not the mere cancelling of the others."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            error = _first(error)
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+    return group
+
+
+def _explain(error: BaseException) -> int:
+    if isinstance(error, (SetupError, LinkUnavailable)):
+        print(f"metergate: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, FAULTS):
+        print(f"metergate: stopped by a fault, nothing after the last commit was acted on: {error}", file=sys.stderr)
+        return 3
+    raise error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metergate",
+        description="Payment gateway for machines: metered MQTT readings become micropayments, netted and settled.",
+        epilog="Begin with `metergate demo`, or with `metergate init` for a gateway of your own.",
+    )
+    parser.add_argument("--version", action="version", version=f"metergate {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="show the whole path on this machine, with simulated devices")
+    demo.add_argument("--devices", type=_whole(1, 20_000), default=25, help="simulated devices (default 25)")
+    demo.add_argument("--rate", default="12", help="readings per second of the whole fleet (default 12)")
+    demo.add_argument("--duration", type=_whole(1, 10**7), metavar="S", help="seconds to run (default: until Ctrl-C)")
+    demo.add_argument("--replay", type=Path, metavar="FILE", help="play real meter readings instead of the fleet")
+    demo.add_argument("--seed", type=_whole(0, 2**63), default=1, help="makes devices and loads (default 1)")
+    demo.add_argument("--mqtt-port", type=_whole(1, 65_535), default=1883, help="port of the broker (default 1883)")
+    demo.add_argument("--rpc-port", type=_whole(1, 65_535), default=8545, help="port of JSON-RPC (default 8545)")
+    demo.add_argument("--fund", type=_address, action="append", default=[], metavar="ADDRESS",
+                      help="give this address 1,000 tokens and 10 coins (may be repeated)")  # fmt: skip
+    demo.add_argument("--json", action="store_true", help="progress on stderr, one JSON object on stdout at the end")
+    demo.set_defaults(run=operate.demo)
+
+    run = commands.add_parser("run", help="run a gateway")
+    _config(run)
+    run.set_defaults(run=operate.run)
+
+    init = commands.add_parser("init", help="write a commented configuration and new keys")
+    init.add_argument("--dir", type=Path, default=Path(), help="where to (default: here)")
+    init.add_argument("--gateway", default="gw1", help="the gateway's id (default gw1)")
+    init.add_argument("--passphrase-file", type=Path, metavar="FILE",
+                      help="its content opens the keys (default: METERGATE_PASSPHRASE, or a prompt)")  # fmt: skip
+    init.set_defaults(run=setup.init)
+
+    device = commands.add_parser("device", help="enrol and look at devices").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    add = device.add_parser("add", help="enrol a device")
+    add.add_argument("device")
+    add.add_argument("--payer", type=_address, action="append", default=[], metavar="ADDRESS",
+                     help="a payer whose channels it may open without a binding (may be repeated)")  # fmt: skip
+    add.add_argument("--note", default="", help="whose it is, where it is")
+    _config(add)
+    add.set_defaults(run=operate.device_add)
+    listing = device.add_parser("list", help="list all devices")
+    _config(listing)
+    _json(listing)
+    listing.set_defaults(run=operate.device_list)
+    show = device.add_parser("show", help="show one device with its channels and last readings")
+    show.add_argument("device")
+    _config(show)
+    _json(show)
+    show.set_defaults(run=operate.device_show)
+
+    settle = commands.add_parser("settle", help="settle the running gateway")
+    settle.add_argument("--now", action="store_true", required=True, help="settle now, whatever the schedule says")
+    _config(settle)
+    _json(settle)
+    settle.set_defaults(run=operate.settle)
+
+    status = commands.add_parser("status", help="show how the gateway stands")
+    _config(status)
+    _json(status)
+    status.set_defaults(run=operate.status)
+
+    doctor = commands.add_parser("doctor", help="check configuration, keys, disk, broker, chain, clock and books")
+    _config(doctor)
+    _json(doctor)
+    doctor.set_defaults(run=doctors.doctor)
+    return parser
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=Path(CONFIG), help=f"configuration (default {CONFIG})")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+class _whole:
+    """A whole number between two bounds, as an argparse type."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self._low, self._high = low, high
+
+    def __call__(self, text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or not self._low <= int(text) <= self._high:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {self._low} to {self._high}")
+        return int(text)
+
+
+def _address(text: str) -> bytes:
+    if not re.fullmatch(r"0x[0-9a-fA-F]{40}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an address, 0x and 40 hex digits")
+    return bytes.fromhex(text[2:])

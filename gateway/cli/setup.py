@@ -1,0 +1,139 @@
+"""`metergate init`, and how a command opens the keys."""
+
+import argparse
+import getpass
+import os
+import sys
+from pathlib import Path
+
+from devices.topics import is_id
+from gateway.config import Config
+from gateway.errors import SetupError
+from gateway.keys import KeyRing, key_ring, new_seed, read_seed, write_seed
+
+PASSPHRASE_VARIABLE = "METERGATE_PASSPHRASE"  # noqa: S105  (a name, not a secret)
+PASSPHRASE_MIN = 8
+
+_TEMPLATE = """\
+# Metergate gateway. Every key is checked at start; a misspelt one is refused by name.
+
+gateway = "{gateway}"            # letters, digits, _ and -; devices are provisioned with it
+data_dir = "data"             # the journal lives here: back it up
+key_file = "keys.json"        # the seed of all keys, encrypted: back it up, apart from the data
+{passphrase}
+lanes = 4                     # receiver keys; claims of different lanes settle in parallel
+
+[mqtt]
+host = "127.0.0.1"
+port = 1883
+protocol = "3.1.1"            # or "5"
+# username = "gateway"
+# password_file = "mqtt-password"
+# tls_ca = "/etc/ssl/certs/ca-certificates.crt"
+# With TLS and per-device ACLs the broker proves who publishes, and readings need no signature of their own:
+# authenticated_devices = true
+
+[chain]
+url = "http://127.0.0.1:8545" # JSON-RPC of an EVM chain
+chain_id = 31402
+asset = "{asset}"   # the stablecoin: 6 decimals, ERC-20 and ERC-3009
+payouts = "{payouts}" # CumulativePayouts
+confirmations = 0             # blocks on top of one before its events count
+poll_ms = 250
+
+[offer]
+withdraw_delay = 86400        # seconds a payer waits to take money back: at least twice the longest outage
+min_deposit = "1000000"       # base units: 1 token
+max_ahead = "5000000"         # how far a voucher may run ahead of what is owed
+grace = 900                   # seconds an old offer stays usable
+valid_days = 30
+
+[settlement]
+every_s = 600
+fee_bps = 100                 # the operator's share of what devices earn, in 1/100 of a percent
+rows_max = 100
+
+[pipeline]
+batch_max = 512
+window_ms = 5
+
+# Prices are integers of 10^-9 base units per unit: 150000000000 is 0.15 tokens per kWh.
+[services.grid-power]
+unit = "Wh"
+price = "150000000000"
+direction = "pay"
+max_step = 1000000
+
+[services.solar-export]
+unit = "Wh"
+price = "80000000000"
+direction = "earn"
+max_step = 1000000
+"""
+
+
+def init(options: argparse.Namespace) -> int:
+    """Write `metergate.toml` and `keys.json`; never over older ones."""
+    from settlement.genesis import PAYOUTS_ADDRESS, TOKEN_ADDRESS
+
+    if not is_id(options.gateway):
+        raise SetupError(f"the gateway id {options.gateway!r} is not 1 to 64 letters, digits, _ and -.")
+    directory: Path = options.dir
+    config, keys = directory / "metergate.toml", directory / "keys.json"
+    for path in (config, keys):
+        if path.exists():
+            raise SetupError(f"{path} exists and is never overwritten: move it away, or choose another --dir.")
+    passphrase = _passphrase(options.passphrase_file, new=True)
+    line = '# passphrase_file = "passphrase" # else METERGATE_PASSPHRASE, or a prompt'
+    if options.passphrase_file is not None:
+        line = f'passphrase_file = "{options.passphrase_file.resolve()}"'
+    text = _TEMPLATE.format(
+        gateway=options.gateway,
+        passphrase=line,
+        asset=f"0x{TOKEN_ADDRESS.hex()}",
+        payouts=f"0x{PAYOUTS_ADDRESS.hex()}",
+    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        seed = new_seed()
+        write_seed(keys, seed, passphrase)
+        config.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"cannot write to {directory}: {error.strerror}.") from error
+    ring = key_ring(seed, 4)
+    print(f"wrote {config} and {keys}. Back up {keys} and its passphrase: without them the money is out of reach.")
+    print("These addresses need coins for gas:")
+    for name, key in (("operator", ring.operator), ("treasury", ring.treasury)):
+        print(f"  {name:<10}0x{key.address.hex()}")
+    for index, key in enumerate(ring.lanes):
+        print(f"  lane {index:<5}0x{key.address.hex()}")
+    print(f"receiverAuthorizer 0x{ring.authorizer.address.hex()} signs offers: provision devices with it.")
+    return 0
+
+
+def open_keys(config: Config) -> KeyRing:
+    """Return the keys of a configuration. Raises SetupError for a missing file or a wrong passphrase."""
+    path = Path(config.key_file)
+    if not path.exists():
+        raise SetupError(f"the key file {path} is missing: `metergate init` makes one; a lost one needs its backup.")
+    secret = Path(config.passphrase_file) if config.passphrase_file else None
+    return key_ring(read_seed(path, _passphrase(secret, new=False)), config.lanes)
+
+
+def _passphrase(path: Path | None, *, new: bool) -> bytes:
+    if path is not None:
+        try:
+            secret = path.read_bytes().strip()
+        except OSError as error:
+            raise SetupError(f"cannot read the passphrase file {path}: {error.strerror}.") from error
+    elif PASSPHRASE_VARIABLE in os.environ:
+        secret = os.environ[PASSPHRASE_VARIABLE].encode()
+    elif sys.stdin.isatty():
+        secret = getpass.getpass("passphrase of the keys: ").encode()
+        if new and getpass.getpass("once more: ").encode() != secret:
+            raise SetupError("the two passphrases differ.")
+    else:
+        raise SetupError(f"the keys need a passphrase: set {PASSPHRASE_VARIABLE}, or name a passphrase_file.")
+    if new and len(secret) < PASSPHRASE_MIN:
+        raise SetupError(f"a passphrase needs at least {PASSPHRASE_MIN} characters.")
+    return secret

@@ -1,0 +1,135 @@
+"""The TOML configuration: what keys there are, what each may hold, and clear words for what is wrong.
+
+A configuration is checked whole before anything starts. Unknown keys are refused, because a misspelt limit that
+is silently ignored costs money.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import SetupError
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="letters, digits, _ and -, 1 to 64")]
+Hex20 = Annotated[str, Meta(pattern=r"^0x[0-9a-fA-F]{40}$", description="an address, 0x and 40 hex digits")]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Amount = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,38})$", description="token base units, as a string")]
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One metered service: `price` is an integer of 10⁻⁹ token base units per register unit."""
+
+    unit: Annotated[str, Meta(min_length=1, max_length=16)]
+    price: Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,19})$", description="10⁻⁹ base units, as a string")]
+    direction: Literal["pay", "earn"] = "pay"
+    max_step: Annotated[int, Meta(ge=1, le=2**53 - 1)] = 1_000_000
+
+
+class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The broker. `password_file` is read at start and never logged."""
+
+    host: str = "127.0.0.1"
+    port: Port = 1883
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    username: str = ""
+    password_file: str = ""
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    # A broker with TLS and per-device ACLs proves who publishes; without it readings carry their own signature.
+    authenticated_devices: bool = False
+
+
+class ChainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The execution layer, reached by JSON-RPC; `url` is an http(s) URL."""
+
+    url: Annotated[str, Meta(pattern=r"^https?://", description="an http:// or https:// URL")]
+    chain_id: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    asset: Hex20
+    payouts: Hex20
+    confirmations: Annotated[int, Meta(ge=0, le=1000)] = 0
+    poll_ms: Annotated[int, Meta(ge=20, le=60_000)] = 250
+
+
+class OfferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Terms that go into every offer; amounts in token base units, times in seconds."""
+
+    withdraw_delay: Annotated[int, Meta(ge=900, le=30 * 86_400)] = 86_400
+    min_deposit: Amount = "1000000"
+    max_ahead: Amount = "5000000"
+    grace: Annotated[int, Meta(ge=0, le=86_400)] = 900
+    valid_days: Annotated[int, Meta(ge=1, le=366)] = 30
+
+
+class SettlementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When and how to settle."""
+
+    every_s: Annotated[int, Meta(ge=1, le=30 * 86_400)] = 600
+    fee_bps: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    # 100 rows of a claim cost about 2 M gas: well inside any chain's block, and the gas per row is flat by then.
+    rows_max: Annotated[int, Meta(ge=1, le=100)] = 100
+
+
+class PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Batching: a commit holds up to `batch_max` messages or what arrives within `window_ms`."""
+
+    batch_max: Annotated[int, Meta(ge=1, le=4096)] = 512
+    window_ms: Annotated[int, Meta(ge=0, le=100)] = 5
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One gateway."""
+
+    gateway: Name
+    data_dir: str
+    key_file: str
+    passphrase_file: str = ""  # empty: METERGATE_PASSPHRASE, or a prompt
+    mqtt: MqttConfig
+    chain: ChainConfig
+    services: Annotated[dict[Name, ServiceConfig], Meta(min_length=1, max_length=64)]
+    lanes: Annotated[int, Meta(ge=1, le=64)] = 4
+    offer: OfferConfig = OfferConfig()
+    settlement: SettlementConfig = SettlementConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+    demo: bool = False  # accepts every funded device (permit-join) and readings without their own signature
+
+
+def parse_config(text: str, source: str) -> Config:
+    """Return the configuration in `text`. Raises SetupError that names the key and what was expected."""
+    try:
+        return msgspec.convert(tomllib.loads(text), Config)
+    except tomllib.TOMLDecodeError as error:
+        raise SetupError(f"{source} is not valid TOML: {error}.") from error
+    except msgspec.ValidationError as error:
+        raise SetupError(f"{source}: {_explain(str(error))}.") from error
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file; relative paths in it are relative to the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}. `metergate init` writes a first one.") from error
+    except UnicodeDecodeError as error:
+        raise SetupError(f"{path} is not UTF-8 text.") from error
+    config = parse_config(text, str(path))
+    base = path.resolve().parent
+    return msgspec.structs.replace(
+        config,
+        data_dir=str(base / config.data_dir),
+        key_file=str(base / config.key_file),
+        passphrase_file=str(base / config.passphrase_file) if config.passphrase_file else "",
+    )
+
+
+def _explain(message: str) -> str:
+    """Turn "Expected `int`, got `str` - at `$.mqtt.port`" into words that begin with the key."""
+    problem, _, where = message.partition(" - at `")
+    key = where.rstrip("`").removeprefix("$").removeprefix(".")
+    problem = problem[:1].lower() + problem[1:]
+    if not key:
+        return f"at the top level: {problem}"
+    return f"key `{key}`: {problem}"

@@ -1,0 +1,383 @@
+"""`metergate demo`: broker, embedded execution layer, gateway and a fleet of simulated devices, in one command."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parallel_evm import Chain
+
+from channels.types import Address
+from gateway.audit import Unsteady, audit
+from gateway.chain_server import application, bind, produce_blocks, serve
+from gateway.config import (
+    ChainConfig,
+    Config,
+    MqttConfig,
+    OfferConfig,
+    ServiceConfig,
+    SettlementConfig,
+)
+from gateway.errors import SetupError
+from gateway.keys import KeyRing, key_ring, new_seed
+from gateway.service import Gateway
+from gateway.summary import by_service, figures, sums, tokens
+from settlement.client import JsonRpcLayer
+from settlement.genesis import PAYOUTS_ADDRESS, TOKEN_ADDRESS, genesis
+from settlement.transports import InProcessTransport
+
+CHAIN_ID = 31402
+LANES = 4
+BLOCK_MS = 250
+SETTLE_EVERY_S = 8
+COIN = 10**18
+TOKEN = 10**6
+FUND_TOKENS = 1_000 * TOKEN
+FUND_COINS = 10 * COIN
+# The operator's float: pays earners before the payers' claims have come in.
+FLOAT_TOKENS = 1_000 * TOKEN
+GATEWAY_COINS = 1_000 * COIN
+BROKER_WAIT_S = 20.0
+# The fleet waits up to 5 s for outstanding receipts after it was asked to stop.
+FLEET_STOP_S = 15.0
+
+SERVICES = {
+    "grid-power": ServiceConfig(unit="Wh", price="150000000000"),
+    "ev-charging": ServiceConfig(unit="Wh", price="250000000000"),
+    "water": ServiceConfig(unit="L", price="4000000000000"),
+    "solar-export": ServiceConfig(unit="Wh", price="80000000000", direction="earn"),
+    "air-quality": ServiceConfig(unit="reading", price="500000000000", direction="earn"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the command line asked for."""
+
+    devices: int = 25
+    rate: str = "12"
+    duration: int | None = None
+    seed: int = 1
+    replay: Path | None = None
+    mqtt_port: int = 1883
+    rpc_port: int = 8545
+    fund: tuple[Address, ...] = ()
+    json: bool = False
+
+
+async def run_demo(options: DemoOptions) -> int:
+    """Run the demo to its end; returns the exit code: 0 only if money flowed, settled and is conserved."""
+    began = time.monotonic()
+    say = Progress(options.json)
+    stop = _stop_on_signals()
+    members = await _members(options)
+    keys = key_ring(new_seed(), LANES)
+    rpc = bind(options.rpc_port, "--rpc-port")
+    bind(options.mqtt_port, "--mqtt-port").close()
+    say.line(f"{len(members)} simulated devices get their money in genesis (seed {options.seed})")
+    chain = Chain(chain_id=CHAIN_ID, genesis=json.dumps(_genesis(options, keys, members)))
+    with tempfile.TemporaryDirectory(prefix="metergate-demo-") as directory:
+        layer = JsonRpcLayer(InProcessTransport(chain), expected_chain_id=CHAIN_ID)
+        gateway = Gateway(_config(options, directory), keys, layer)
+        async with _background(serve(application(chain), rpc), produce_blocks(chain, BLOCK_MS)):
+            say.line(f"execution layer: chain id {CHAIN_ID}, JSON-RPC on http://127.0.0.1:{options.rpc_port}")
+            async with _broker(options.mqtt_port):
+                await gateway.start()
+                say.line(
+                    f"broker on 127.0.0.1:{options.mqtt_port}; {gateway.config.gateway} sells {', '.join(SERVICES)}"
+                )
+                result = await _flow(gateway, options, stop, say)
+                await gateway.stop()
+        await layer.close()
+    say.end()
+    _print_summary(result, options, time.monotonic() - began)
+    return 0 if _is_good(result) else 1
+
+
+async def _flow(gateway: Gateway, options: DemoOptions, stop: asyncio.Event, say: "Progress") -> dict[str, Any]:
+    """Let money flow until the fleet or the operator ends it; then settle for the last time and prove the books."""
+    async with _background(gateway.run()) as work:
+        async with _fleet(options) as fleet:
+            report = await _watch(gateway, fleet, work, stop, options, say)
+        say.line("the fleet has stopped; settling for the last time")
+        await gateway.settler.settle()
+        result = {**figures(gateway.ledger, gateway.pipeline.counters), **_latency(report), "seed": options.seed}
+        if options.replay is not None:
+            prices = {name: int(service.price) for name, service in SERVICES.items()}
+            result["by_service"] = by_service(gateway.ledger, prices)
+        try:
+            faults, warnings = await audit(gateway.books, gateway.layer, gateway.watcher, whole_chain=True)
+        except Unsteady as error:
+            faults, warnings = [str(error)], []
+        for text in (*faults, *warnings):
+            say.line(text)
+        result["conserved"] = not faults
+        result["fleet"] = report
+    return result
+
+
+@contextlib.asynccontextmanager
+async def _background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Run coroutines beside the body and cancel them after it; a fault in one ends the body with it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+            yield tasks[0]
+            for task in tasks:
+                task.cancel()
+    except* asyncio.CancelledError:
+        pass
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set, even where SIGINT was inherited as ignored."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+# -- what is run --
+
+
+def _genesis(options: DemoOptions, keys: KeyRing, members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    balances: dict[Address, int] = {keys.treasury.address: FLOAT_TOKENS}
+    coins = dict.fromkeys(keys.addresses, GATEWAY_COINS)
+    for address in options.fund:
+        balances[address] = balances.get(address, 0) + FUND_TOKENS
+        coins[address] = coins.get(address, 0) + FUND_COINS
+    for member in members:
+        payer = member.get("payer")
+        if payer is not None:
+            address = bytes.fromhex(payer[2:])
+            balances[address] = balances.get(address, 0) + int(member["tokens"])
+    return genesis(balances, coins, timestamp=int(time.time()))
+
+
+def _config(options: DemoOptions, directory: str) -> Config:
+    return Config(
+        gateway="gw1",
+        data_dir=directory,
+        key_file=f"{directory}/unused",
+        mqtt=MqttConfig(port=options.mqtt_port),
+        chain=ChainConfig(
+            url=f"http://127.0.0.1:{options.rpc_port}",
+            chain_id=CHAIN_ID,
+            asset=f"0x{TOKEN_ADDRESS.hex()}",
+            payouts=f"0x{PAYOUTS_ADDRESS.hex()}",
+            poll_ms=50,
+        ),
+        services=SERVICES,
+        lanes=LANES,
+        offer=OfferConfig(),
+        settlement=SettlementConfig(every_s=SETTLE_EVERY_S),
+        demo=True,
+    )
+
+
+def _simulator(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "firmware_sim", *arguments]
+
+
+def _who(options: DemoOptions) -> list[str]:
+    if options.replay is not None:
+        return ["--replay", str(options.replay), "--seed", str(options.seed)]
+    return ["--devices", str(options.devices), "--seed", str(options.seed)]
+
+
+async def _members(options: DemoOptions) -> list[dict[str, Any]]:
+    """Ask the simulator, which knows its own keys, who needs how much money."""
+    process = await asyncio.create_subprocess_exec(
+        *_simulator("addresses", *_who(options)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    out, err = await process.communicate()
+    if process.returncode != 0:
+        reason = err.decode(errors="replace").strip().splitlines()
+        raise SetupError(f"the simulated devices cannot start: {reason[-1] if reason else 'no reason given'}")
+    members: list[dict[str, Any]] = json.loads(out)
+    return members
+
+
+@contextlib.asynccontextmanager
+async def _broker(port: int) -> AsyncIterator[None]:
+    """Run the demo's broker in a process of its own and wait until it answers."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway.broker", "--port", str(port),
+        stdin=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + BROKER_WAIT_S
+        while not await _answers(port):
+            if process.returncode is not None or time.monotonic() > deadline:
+                raise SetupError(f"the demo's broker did not start on port {port}.")
+            await asyncio.sleep(0.05)
+        yield
+    finally:
+        await _end(process, 5.0)
+
+
+async def _answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@contextlib.asynccontextmanager
+async def _fleet(options: DemoOptions) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the simulated devices in a process of their own."""
+    arguments = ["fleet", *_who(options), "--gateway", "gw1", "--port", str(options.mqtt_port), "--json"]
+    if options.replay is None:
+        arguments += ["--rate", options.rate]
+        if options.duration is not None:
+            arguments += ["--duration", str(options.duration)]
+    process = await asyncio.create_subprocess_exec(
+        *_simulator(*arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        await _end(process, FLEET_STOP_S)
+
+
+async def _end(process: asyncio.subprocess.Process, patience_s: float) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), patience_s)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _watch(
+    gateway: Gateway,
+    fleet: asyncio.subprocess.Process,
+    work: asyncio.Task[None],
+    stop: asyncio.Event,
+    options: DemoOptions,
+    say: "Progress",
+) -> dict[str, Any]:
+    """Show progress until the fleet ends or a signal comes; returns the fleet's own report."""
+    assert fleet.stdout is not None, "the fleet's output is a pipe"
+    output = asyncio.ensure_future(fleet.stdout.read())
+    stopping = asyncio.ensure_future(stop.wait())
+    deadline = None if options.duration is None else time.monotonic() + options.duration
+    while not output.done() and not work.done():
+        await asyncio.wait((output, stopping, work), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        say.progress(gateway)
+        late = deadline is not None and time.monotonic() > deadline
+        if (stop.is_set() or late) and fleet.returncode is None:
+            fleet.terminate()
+            deadline = None
+            await asyncio.wait((output, work), timeout=FLEET_STOP_S, return_when=asyncio.FIRST_COMPLETED)
+            break
+    stopping.cancel()
+    if not output.done():
+        output.cancel()
+        return {}
+    lines = output.result().decode().strip().splitlines()
+    report: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    return report
+
+
+# -- what is shown --
+
+
+class Progress:
+    """Lines for a person: one that is rewritten on a terminal, one every few seconds elsewhere."""
+
+    def __init__(self, to_stderr: bool) -> None:
+        self._out = sys.stderr if to_stderr else sys.stdout
+        self._terminal = self._out.isatty()
+        self._open = False
+        self._next = 0.0
+
+    def line(self, text: str) -> None:
+        """Print a line of its own."""
+        self.end()
+        print(text, file=self._out, flush=True)
+
+    def progress(self, gateway: Gateway) -> None:
+        """Show where the money is."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        total = sums(gateway.ledger)
+        ended = list(gateway.ledger.ended.values())
+        last = "none yet"
+        if ended:
+            newest = max(ended, key=lambda cycle: cycle.number)
+            moved = f"claimed {tokens(newest.claimed)}, offset {tokens(newest.offset)}, paid {tokens(newest.paid)}"
+            last = f"#{newest.number} {moved}"
+        text = (
+            f"{gateway.ledger.totals.payments:>7,} payments  charged {tokens(total.charged)}  "
+            f"unsettled {tokens(total.unsettled)}  last settlement {last}"
+        )
+        if self._terminal:
+            print(f"\r\x1b[K{text[: os.get_terminal_size(self._out.fileno()).columns - 1]}", end="", file=self._out)
+            self._out.flush()
+            self._open = True
+            self._next = now + 0.5
+        else:
+            print(text, file=self._out, flush=True)
+            self._next = now + 5.0
+
+    def end(self) -> None:
+        """Finish the line that is being rewritten."""
+        if self._open:
+            print(file=self._out, flush=True)
+            self._open = False
+
+
+def _latency(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report.get(name) for name in ("receipt_ms_p50", "receipt_ms_p99")}
+
+
+def _is_good(result: dict[str, Any]) -> bool:
+    """True when money was charged, moved on chain, and nothing was lost or made."""
+    return bool(int(result["charged"]) > 0 and int(result["settled"]) > 0 and result["conserved"])
+
+
+def _print_summary(result: dict[str, Any], options: DemoOptions, seconds: float) -> None:
+    out = sys.stderr if options.json else sys.stdout
+    amounts = {
+        name: tokens(int(result[name])) for name in ("charged", "claimed", "offset", "settled", "paid_out", "fees")
+    }
+    print(
+        f"\nAfter {seconds:.0f} s: {result['devices']} devices, {result['channels']} channels, "
+        f"{result['readings']:,} readings, {result['payments']:,} payments, "
+        f"{result['refused']} refused, {result['duplicates']} duplicates\n"
+        f"  charged   {amounts['charged']:>16}   what meters and prices came to\n"
+        f"  offset    {amounts['offset']:>16}   settled by netting, without the chain\n"
+        f"  claimed   {amounts['claimed']:>16}   claimed on payment channels\n"
+        f"  settled   {amounts['settled']:>16}   moved to the gateway in {result['settlements']} settlements\n"
+        f"  paid out  {amounts['paid_out']:>16}   to devices that earn\n"
+        f"  fees      {amounts['fees']:>16}   the operator's share\n"
+        f"  receipts  p50 {result['receipt_ms_p50']} ms, p99 {result['receipt_ms_p99']} ms\n"
+        f"  books     {'conserved to the unit' if result['conserved'] else 'NOT CONSERVED'}",
+        file=out,
+        flush=True,
+    )
+    if options.json:
+        print(json.dumps(result), flush=True)

@@ -1,0 +1,149 @@
+"""The journal: one SQLite file, one writer thread, one row per commit, durable before anything is visible.
+
+A commit is a packed row of records (see `gateway.records`), because few large rows wear flash far less than one
+row per reading. States are written beside it from time to time, so that a restart replays only the tail.
+Numbers of commits are given when a commit is handed in; the writer keeps that order.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.errors import JournalFault, SetupError
+from gateway.records import Record, decode_records, encode
+
+# Each migration runs once, in order, in one transaction with its number; none is ever changed after release.
+MIGRATIONS = (
+    """
+    CREATE TABLE commits (number INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+    CREATE TABLE states (kind TEXT NOT NULL, key BLOB NOT NULL, body BLOB NOT NULL,
+                         PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID;
+    CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+    INSERT INTO marks VALUES ('states_at', 0);
+    """,
+)
+# A WAL of 4 MB is checkpointed in one go: less rewriting of hot pages than the default 1,000 pages of 4 kB
+# each time a batch ends, small enough for a Pi's page cache.
+WAL_PAGES = 1_000
+
+
+class State(NamedTuple):
+    """A state as it is stored: what kind, which one, its encoded body."""
+
+    kind: str
+    key: bytes
+    body: bytes
+
+
+class Journal:
+    """The journal of one gateway. Opened by one process at a time; a second one is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._db = _open(path)
+        self.number = int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
+
+    @property
+    def states_at(self) -> int:
+        """The commit up to which the stored states hold."""
+        return int(self._db.execute("SELECT value FROM marks WHERE name = 'states_at'").fetchone()[0])
+
+    def states(self) -> Iterator[State]:
+        """Yield the stored states; for the start, before anything is committed."""
+        for row in self._db.execute("SELECT kind, key, body FROM states"):
+            yield State(*row)
+
+    def tail(self) -> Iterator[tuple[int, list[Record]]]:
+        """Yield (commit number, records) after the stored states, in order; for the start.
+
+        Raises JournalFault when a number is missing: the file was damaged.
+        """
+        expected = self.states_at + 1
+        for number, body in self._db.execute(
+            "SELECT number, body FROM commits WHERE number >= ? ORDER BY number", (expected,)
+        ):
+            if number != expected:
+                raise JournalFault(f"{self.path} lacks commit {expected}: restore a backup")
+            yield number, decode_records(body)
+            expected += 1
+
+    def records(self, number: int) -> list[Record]:
+        """Return the records of one commit, for the rare look-back at a replayed message."""
+        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as db:
+            row = db.execute("SELECT body FROM commits WHERE number = ?", (number,)).fetchone()
+        db.close()
+        if row is None:
+            raise JournalFault(f"{self.path} lacks commit {number}")
+        return decode_records(row[0])
+
+    def commit(self, records: Sequence[Record]) -> tuple[int, "asyncio.Future[None]"]:
+        """Hand in one commit; returns its number at once and a future that ends when it is on disk.
+
+        Call it in the same step that changed the state in memory, with no await between, so that the order on
+        disk is the order in which states changed. The future raises JournalFault when the disk fails.
+        """
+        self.number += 1
+        number = self.number
+        loop = asyncio.get_running_loop()
+        return number, loop.run_in_executor(self._writer, self._write, number, tuple(records))
+
+    async def store(self, number: int, states: Iterable[tuple[str, bytes, object | None]]) -> None:
+        """Write states as of commit `number`; a state of None is deleted. They are encoded in the writer."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._store, number, tuple(states))
+
+    async def close(self) -> None:
+        """Finish what is queued and close the file."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._db.close)
+        self._writer.shutdown()
+
+    def _write(self, number: int, records: Sequence[Record]) -> None:
+        self._transaction(lambda db: db.execute("INSERT INTO commits VALUES (?, ?)", (number, encode(records))))
+
+    def _store(self, number: int, states: Sequence[tuple[str, bytes, object | None]]) -> None:
+        kept = [(kind, key, encode(state)) for kind, key, state in states if state is not None]
+        gone = [(kind, key) for kind, key, state in states if state is None]
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", kept)
+            db.executemany("DELETE FROM states WHERE kind = ? AND key = ?", gone)
+            db.execute("UPDATE marks SET value = ? WHERE name = 'states_at'", (number,))
+
+        self._transaction(write)
+
+    def _transaction(self, write: Callable[[sqlite3.Connection], object]) -> None:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            write(self._db)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise JournalFault(f"cannot write {self.path}: {error}") from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.5)
+        path.chmod(0o600)
+        # NORMAL locking with a lock held by an open transaction would block readers; a separate lock file
+        # keeps a second gateway out and lets `metergate status` read.
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        _migrate(db)
+    except (OSError, sqlite3.Error) as error:
+        raise SetupError(f"cannot open the journal {path}: {error}.") from error
+    return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        raise SetupError(f"the journal has schema {version}; this Metergate knows {len(MIGRATIONS)}: update it.")
+    for number in range(version, len(MIGRATIONS)):
+        db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")

@@ -1,0 +1,398 @@
+"""Every state the gateway holds, in memory, and how each record changes it.
+
+`apply` is used by live code and by replay alike, so what a restart rebuilds is what ran before. It is
+synchronous: between a check and the change it allows nothing else can happen.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from channels.earning import earn, offset_account
+from channels.invariants import InvariantViolation, account_faults, channel_faults
+from channels.machine import Contradiction, open_channel, reopen, transition
+from channels.refusals import Refusal
+from channels.state import (
+    Account,
+    ActionOffset,
+    ActionOpen,
+    ActionSignClaim,
+    Channel,
+    ReceiveReading,
+)
+from channels.types import Address, ChannelId, OfferId
+from gateway import records as r
+from gateway.errors import JournalFault
+from gateway.history import History
+from gateway.tables import Table
+
+
+class Party(msgspec.Struct, frozen=True, array_like=True):
+    """Payouts to one payee, cumulative: the highest ever signed, and what the chain has."""
+
+    signed: int = 0
+    paid: int = 0
+
+
+class Foreign(msgspec.Struct, frozen=True, array_like=True):
+    """What a lane got without our doing: by a channel's id, or under the lane's own address from before us."""
+
+    lane: Address
+    claimed: int = 0
+
+
+class Device(msgspec.Struct, frozen=True, array_like=True):
+    """A device that the operator enrolled."""
+
+    payers: tuple[Address, ...]
+    note: str
+
+
+class Totals(msgspec.Struct, frozen=True, array_like=True):
+    """Counts and sums over all time."""
+
+    payments: int = 0  # accepted paying readings
+    earnings: int = 0  # accepted earning readings
+    received: int = 0  # tokens that reached lanes or treasury from outside, the float included
+    cycles: int = 0
+    settled: int = 0  # moved from the contract to lanes
+    gas_used: int = 0
+    gas_fee: int = 0  # wei
+    block: int = -1  # the last block whose events are all in
+    block_hash: bytes = b""
+    block_time: int = 0
+
+
+class StoredHistory(msgspec.Struct, frozen=True, array_like=True):
+    """A history as it is stored."""
+
+    seqs: bytes
+    commits: bytes
+
+
+_TOTALS = b""
+
+
+class Ledger:
+    """The books of one gateway."""
+
+    def __init__(self) -> None:
+        self.founded: r.Founded | None = None
+        self.channels: Table[Channel] = Table("channel", Channel)
+        self.accounts: Table[Account] = Table("account", Account)
+        self.parties: Table[Party] = Table("party", Party)
+        self.foreign: Table[Foreign] = Table("foreign", Foreign)
+        self.devices: Table[Device] = Table("device", Device)
+        self.offers: Table[r.OfferIssued] = Table("offer", r.OfferIssued)
+        self.opens: Table[r.OpenReceived] = Table("open", r.OpenReceived)
+        self.transactions: Table[r.TransactionSigned] = Table("transaction", r.TransactionSigned)
+        self.cycles: Table[r.CycleStarted] = Table("cycle", r.CycleStarted)  # started and not ended
+        self.ended: Table[r.CycleEnded] = Table("ended", r.CycleEnded)
+        self._totals: Table[Totals] = Table("totals", Totals)
+        self._founded: Table[r.Founded] = Table("founded", r.Founded)
+        self._stored: Table[StoredHistory] = Table("history", StoredHistory)
+        self._histories: dict[bytes, History] = {}
+        self._changed_histories: set[bytes] = set()
+        self.by_payer: dict[Address, list[ChannelId]] = {}
+        self.by_payee: dict[Address, list[bytes]] = {}
+        self._tables = {
+            table.kind: table
+            for table in (
+                self.channels,
+                self.accounts,
+                self.parties,
+                self.foreign,
+                self.devices,
+                self.offers,
+                self.opens,
+                self.transactions,
+                self.cycles,
+                self.ended,
+                self._totals,
+                self._founded,
+                self._stored,
+            )
+        }
+
+    # -- reading --
+
+    @property
+    def totals(self) -> Totals:
+        """Counts and sums over all time."""
+        return self._totals.get(_TOTALS) or Totals()
+
+    def party(self, address: Address) -> Party:
+        """Return the payouts of one payee; zeros for an unknown one."""
+        return self.parties.get(address) or Party()
+
+    def offers_by_serial(self) -> Iterator[r.OfferIssued]:
+        """Yield all offers, oldest first."""
+        yield from (self.offers[key] for key in sorted(self.offers))
+
+    def commit_of(self, identifier: bytes, seq: int) -> int | None:
+        """Return the commit that holds an accepted reading of a channel or account, if it is still kept."""
+        history = self._histories.get(identifier)
+        return None if history is None else history.find(seq)
+
+    # -- live decisions on readings: applied at once, the caller journals the record --
+
+    def charge(self, identifier: ChannelId, reading: ReceiveReading, number: int) -> Refusal | tuple[int, int]:
+        """Apply a paying reading in commit `number`; returns (charged before, charged after) or the refusal."""
+        channel = self.channels[identifier]
+        after = transition(channel, reading)
+        if isinstance(after, Refusal):
+            return after
+        self._put_reading(identifier, after, reading.seq, number)
+        return channel.charged, after.charged
+
+    def earn(
+        self, identifier: bytes, reading: ReceiveReading, fee_basis_points: int, number: int
+    ) -> Refusal | tuple[int, int]:
+        """Apply an earning reading in commit `number`; returns (earned before, after) or the refusal."""
+        account = self.accounts[identifier]
+        after = earn(account, reading, fee_basis_points)
+        if isinstance(after, Refusal):
+            return after
+        self.accounts[identifier] = after
+        self._note(identifier, reading.seq, number)
+        self._count(earnings=1)
+        return account.earned, after.earned
+
+    # -- records --
+
+    def apply(self, record: r.Record, number: int) -> None:
+        """Apply one record of commit `number`.
+
+        Raises Contradiction or InvariantViolation when it cannot follow from the state: a fault.
+        """
+        _HANDLERS[type(record)](self, record, number)
+
+    def _apply_founded(self, record: r.Founded, number: int) -> None:
+        if self.founded is not None:
+            raise Contradiction("a journal is founded once")
+        self.founded = self._founded[_TOTALS] = record
+        # Lanes with a past: what was claimed and settled before is nobody's we know, so that the books balance.
+        before = sum(settled for _, settled in record.lane_totals)
+        self._totals[_TOTALS] = Totals(received=record.held - before, settled=before, block=record.block)
+        for lane, (claimed, _) in zip(record.lanes, record.lane_totals, strict=True):
+            if claimed:
+                self.foreign[lane] = Foreign(lane, claimed)
+
+    def _apply_offer(self, record: r.OfferIssued, number: int) -> None:
+        self.offers[number.to_bytes(8, "big")] = record
+
+    def _apply_device(self, record: r.DeviceAdded, number: int) -> None:
+        self.devices[record.device.encode()] = Device(record.payers, record.note)
+
+    def _apply_account(self, record: r.AccountOpened, number: int) -> None:
+        account = record.account
+        if account.id in self.accounts:
+            raise Contradiction(f"account 0x{account.id.hex()} was opened twice")
+        self.accounts[account.id] = account
+        self.by_payee.setdefault(account.payee, []).append(account.id)
+
+    def _apply_open_received(self, record: r.OpenReceived, number: int) -> None:
+        self.opens[record.device.encode()] = record
+
+    def _apply_open_ended(self, record: r.OpenEnded, number: int) -> None:
+        self.opens.pop(record.device.encode(), None)
+
+    def _apply_channel(self, record: r.ChannelTaken, number: int) -> None:
+        action = record.action
+        known = self.channels.get(action.id)
+        after = open_channel(action) if known is None else reopen(known, action)
+        if isinstance(after, Refusal):
+            raise Contradiction(f"channel 0x{action.id.hex()} cannot be taken: {after.wire_name}")
+        self._put_channel(after)
+        self.foreign.pop(action.id, None)
+        if known is None:
+            self._recognise(action)
+            self.by_payer.setdefault(action.config.payer, []).append(action.id)
+
+    def _apply_charged(self, record: r.Charged, number: int) -> None:
+        reading = self._replayed(record, self.channels[record.id], record.ceiling, record.signature)
+        outcome = self.charge(record.id, reading, number)
+        if isinstance(outcome, Refusal) or outcome[1] != record.charged:
+            raise JournalFault(f"reading {record.seq} of 0x{record.id.hex()} replays to {outcome}, not as journaled")
+
+    def _apply_earned(self, record: r.Earned, number: int) -> None:
+        reading = self._replayed(record, self.accounts[record.id], 0, b"")
+        outcome = self.earn(record.id, reading, record.fee_basis_points, number)
+        if isinstance(outcome, Refusal) or outcome[1] != record.earned:
+            raise JournalFault(f"reading {record.seq} of 0x{record.id.hex()} replays to {outcome}, not as journaled")
+
+    def _apply_chain_changed(self, record: r.ChainChanged, number: int) -> None:
+        self._change(record.id, record.change)
+
+    def _apply_foreign_channel(self, record: r.ForeignChannel, number: int) -> None:
+        if record.id not in self.foreign:
+            self.foreign[record.id] = Foreign(record.lane)
+
+    def _apply_foreign_claim(self, record: r.ForeignClaim, number: int) -> None:
+        known = self.foreign[record.id]
+        self.foreign[record.id] = replace(known, claimed=max(known.claimed, record.total_claimed))
+
+    def _apply_cash(self, record: r.CashReceived, number: int) -> None:
+        self._count(received=record.amount)
+
+    def _apply_lane_settled(self, record: r.LaneSettled, number: int) -> None:
+        self._count(settled=record.amount)
+
+    def _apply_chain_seen(self, record: r.ChainSeen, number: int) -> None:
+        self._totals[_TOTALS] = replace(
+            self.totals, block=record.number, block_hash=record.hash, block_time=record.timestamp
+        )
+
+    def _apply_cycle_started(self, record: r.CycleStarted, number: int) -> None:
+        for identifier, offset in record.channel_offsets:
+            self._change(identifier, ActionOffset(offset))
+        for identifier, offset in record.account_offsets:
+            self._put_account(offset_account(self.accounts[identifier], offset))
+        for identifier, total in record.claims:
+            self._change(identifier, ActionSignClaim(total))
+        self.cycles[record.number.to_bytes(8, "big")] = record
+        self._totals[_TOTALS] = replace(self.totals, cycles=record.number)
+
+    def _apply_payouts_signed(self, record: r.PayoutsSigned, number: int) -> None:
+        for payee, cumulative in record.rows:
+            party = self.party(payee)
+            due = sum(self.accounts[account].net for account in self.by_payee.get(payee, ()))
+            if cumulative > due:
+                raise Contradiction(f"payout of {cumulative} to 0x{payee.hex()} with {due} due")
+            self.parties[payee] = replace(party, signed=max(party.signed, cumulative))
+
+    def _apply_payouts_paid(self, record: r.PayoutsPaid, number: int) -> None:
+        for payee, cumulative in record.rows:
+            party = self.party(payee)
+            if cumulative > party.signed:
+                raise Contradiction(f"0x{payee.hex()} was paid {cumulative}, {party.signed} was signed")
+            self.parties[payee] = replace(party, paid=max(party.paid, cumulative))
+
+    def _apply_transaction_signed(self, record: r.TransactionSigned, number: int) -> None:
+        self.transactions[record.hash] = record
+
+    def _apply_transaction_mined(self, record: r.TransactionMined, number: int) -> None:
+        if self.transactions.pop(record.hash, None) is not None:
+            self._count(gas_used=record.gas_used, gas_fee=record.fee)
+
+    def _apply_cycle_ended(self, record: r.CycleEnded, number: int) -> None:
+        key = record.number.to_bytes(8, "big")
+        # A cycle that a crash cut short is taken up by the next one, and ends with it.
+        for started in [started for started in self.cycles if started <= key]:
+            del self.cycles[started]
+        self.ended[key] = record
+
+    # -- states on disk --
+
+    def load(self, kind: str, key: bytes, body: bytes) -> None:
+        """Take one stored state in, at the start."""
+        table = self._tables.get(kind)
+        if table is None:
+            raise JournalFault(f"the journal holds states of an unknown kind {kind!r}")
+        table.load(key, body)
+
+    def loaded(self) -> None:
+        """Rebuild what is derived, after the last stored state was taken in."""
+        self.founded = self._founded.get(_TOTALS)
+        for channel in self.channels.values():
+            self.by_payer.setdefault(channel.config.payer, []).append(channel.id)
+        for account in self.accounts.values():
+            self.by_payee.setdefault(account.payee, []).append(account.id)
+        for key, stored in self._stored.items():
+            self._histories[key] = History.load(stored.seqs, stored.commits)
+
+    def take_dirty(self) -> list[tuple[str, bytes, object | None]]:
+        """Return and forget every state that changed since the last call."""
+        for key in self._changed_histories:
+            self._stored[key] = StoredHistory(*self._histories[key].dump())
+        self._changed_histories.clear()
+        return [row for table in self._tables.values() for row in table.take_dirty()]
+
+    # -- inside --
+
+    def _replayed(
+        self, record: r.Charged | r.Earned, holder: Channel | Account, ceiling: int, signature: bytes
+    ) -> ReceiveReading:
+        terms = self.terms_of(record.offer, holder.service)
+        return ReceiveReading(
+            seq=record.seq,
+            register=record.register,
+            time=record.time,
+            offer=record.offer,
+            ceiling=ceiling,
+            signature=signature,
+            device=holder.device,
+            signed=True,
+            terms=terms,
+        )
+
+    # Set by the owner of the offers: what a reading's offer said about a service, for replay.
+    terms_of: Callable[[OfferId, str], Any]
+
+    def _recognise(self, action: ActionOpen) -> None:
+        """Move what was claimed on a channel before this journal from the lane's unknown past to the channel."""
+        lane = action.config.receiver
+        past = self.foreign.get(lane)
+        if action.claimed:
+            if past is None or past.claimed < action.claimed:
+                raise Contradiction(f"channel 0x{action.id.hex()}: {action.claimed} claimed and no lane got it")
+            self.foreign[lane] = replace(past, claimed=past.claimed - action.claimed)
+
+    def _change(self, identifier: ChannelId, change: Any) -> None:
+        after = transition(self.channels[identifier], change)
+        if isinstance(after, Refusal):
+            raise Contradiction(f"channel 0x{identifier.hex()}: {change} is impossible: {after.wire_name}")
+        self._put_channel(after)
+
+    def _put_channel(self, channel: Channel) -> None:
+        if faults := channel_faults(channel):
+            raise InvariantViolation(f"channel 0x{channel.id.hex()}: {'; '.join(faults)}")
+        self.channels[channel.id] = channel
+
+    def _put_account(self, account: Account) -> None:
+        if faults := account_faults(account):
+            raise InvariantViolation(f"account 0x{account.id.hex()}: {'; '.join(faults)}")
+        self.accounts[account.id] = account
+
+    def _put_reading(self, identifier: bytes, channel: Channel, seq: int, number: int) -> None:
+        self.channels[identifier] = channel
+        self._note(identifier, seq, number)
+        self._count(payments=1)
+
+    def _note(self, identifier: bytes, seq: int, number: int) -> None:
+        history = self._histories.get(identifier)
+        if history is None:
+            history = self._histories[identifier] = History()
+        history.add(seq, number)
+        self._changed_histories.add(identifier)
+
+    def _count(self, **added: int) -> None:
+        totals = self.totals
+        self._totals[_TOTALS] = replace(totals, **{name: getattr(totals, name) + n for name, n in added.items()})
+
+
+_HANDLERS: dict[type, Callable[[Ledger, Any, int], None]] = {
+    r.Founded: Ledger._apply_founded,
+    r.OfferIssued: Ledger._apply_offer,
+    r.DeviceAdded: Ledger._apply_device,
+    r.AccountOpened: Ledger._apply_account,
+    r.OpenReceived: Ledger._apply_open_received,
+    r.OpenEnded: Ledger._apply_open_ended,
+    r.ChannelTaken: Ledger._apply_channel,
+    r.Charged: Ledger._apply_charged,
+    r.Earned: Ledger._apply_earned,
+    r.ChainChanged: Ledger._apply_chain_changed,
+    r.ForeignChannel: Ledger._apply_foreign_channel,
+    r.ForeignClaim: Ledger._apply_foreign_claim,
+    r.CashReceived: Ledger._apply_cash,
+    r.LaneSettled: Ledger._apply_lane_settled,
+    r.ChainSeen: Ledger._apply_chain_seen,
+    r.CycleStarted: Ledger._apply_cycle_started,
+    r.PayoutsSigned: Ledger._apply_payouts_signed,
+    r.PayoutsPaid: Ledger._apply_payouts_paid,
+    r.TransactionSigned: Ledger._apply_transaction_signed,
+    r.TransactionMined: Ledger._apply_transaction_mined,
+    r.CycleEnded: Ledger._apply_cycle_ended,
+}

@@ -1,0 +1,52 @@
+"""The books of a gateway that does not run: opened under its lock, changed only through the journal."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from devices.registry import Registry
+from gateway.books import Books
+from gateway.config import Config
+from gateway.enrolment import BadRequest, add_device, parse_device
+from gateway.errors import SetupError
+from gateway.journal import Journal
+from gateway.ledger import Ledger
+from gateway.service import fill_registry, lock_data_dir
+from gateway.terms import TermsBook
+
+
+class OfflineBooks:
+    """A context in which the books of a stopped gateway are open. Raises SetupError while it runs."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def __enter__(self) -> "OfflineBooks":
+        self._lock = lock_data_dir(Path(self._config.data_dir))
+        self.books = Books(Journal(Path(self._config.data_dir) / "journal.sqlite"))
+        self.terms = TermsBook(self._config.offer.withdraw_delay)
+        self.books.replay(self.terms.terms_then, self.terms.observe)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.run(self.books.close())
+        os.close(self._lock)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The states as of the last commit."""
+        return self.books.ledger
+
+    def add_device(self, body: Mapping[str, Any]) -> None:
+        """Enrol a device. Raises SetupError for what cannot be."""
+        registry = Registry()
+        fill_registry(registry, self.ledger)
+        try:
+            asyncio.run(add_device(self.books, registry, parse_device(body)))
+        except BadRequest as error:
+            raise SetupError(f"{error}.") from error

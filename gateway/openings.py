@@ -1,0 +1,276 @@
+"""Opening and topping up channels, and opening earner accounts, from a device's `open`.
+
+An `open` that passes every check that needs no chain is journaled as an intent with the batch it came in, and
+acknowledged. Then, outside the pipeline: the chain is asked what only it knows, the channel is bound, the
+gateway submits the deposit (the device needs no gas), and the device is answered when the watcher has journaled
+the deposit as final. A restart takes journaled intents up again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from channels.refusals import Refusal
+from channels.state import Account, ActionOpen, Channel, Meter, Phase
+from channels.types import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS, Address
+from devices.codec import decode
+from devices.enrolment import (
+    AlreadyOpen,
+    EarnerGrant,
+    EnrolmentPolicy,
+    OpenGrant,
+    check_open,
+    check_open_earner,
+    earner_id,
+    offer_network,
+    open_id,
+)
+from devices.messages import Open, OpenEarner, Receipt, Status
+from devices.receipts import encode_receipt
+from devices.registry import Registry
+from gateway.books import Books
+from gateway.receipts import account_receipt, bare_refusal, channel_receipt
+from gateway.records import AccountOpened, ChannelTaken, OpenEnded, OpenReceived, Record
+from gateway.sending import Outbox
+from gateway.terms import TermsBook
+from gateway.watcher import Watcher
+from settlement import calls
+from settlement.errors import ChainRefused, ChainUnavailable
+from settlement.port import Call, ExecutionLayer, Revert
+
+log = logging.getLogger("metergate")
+
+# A deposit waits for a block or two and holds a few kilobytes; more at once are asked to come again.
+IN_FLIGHT_MAX = 256
+# While the chain cannot be reached, an open waits and tries again this often.
+RETRY_S = 2.0
+
+Answer = Callable[[str, bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    device: str
+    message: Open
+    grant: OpenGrant
+
+
+class Openings:
+    """Decides on `open` messages and carries the granted ones out."""
+
+    def __init__(
+        self,
+        books: Books,
+        registry: Registry,
+        terms: TermsBook,
+        policy: EnrolmentPolicy,
+        layer: ExecutionLayer,
+        watcher: Watcher,
+        outbox: Outbox,
+        operator: Address,
+        *,
+        gateway: str,
+        own: frozenset[Address],
+        answer: Answer,
+        spawn: Callable[[Awaitable[None]], None],
+    ) -> None:
+        self._books = books
+        self._registry = registry
+        self._terms = terms
+        self._policy = policy
+        self._layer = layer
+        self._watcher = watcher
+        self._outbox = outbox
+        self._operator = operator
+        self._gateway = gateway
+        self._own = own
+        self._answer = answer
+        self._spawn = spawn
+        self._granted: list[_Granted] = []
+        self._in_flight = 0
+
+    # -- in the pipeline: no await --
+
+    def receive(
+        self, device: str, message: Open | OpenEarner, payload: bytes, records: list[Record], number: int
+    ) -> Receipt | None:
+        """Decide on one `open`; what it changes is applied and put into `records` of commit `number`.
+
+        Returns the receipt, or None when the deposit goes to the chain and is answered later.
+        """
+        if isinstance(message, OpenEarner):
+            return self._receive_earner(device, message, records, number)
+        current = number if records else number - 1  # the commit that holds the state as it is now
+        now = self._terms.clock()
+        decision = check_open(message, device, self._terms.book, self._registry, self._policy, now)
+        if isinstance(decision, OpenGrant) and self._in_flight + len(self._granted) >= IN_FLIGHT_MAX:
+            decision = Refusal.BUSY
+        if isinstance(decision, AlreadyOpen):
+            channel = self._books.ledger.channels[decision.id]
+            return _duplicate(channel_receipt(channel, 0, message.answers, current))
+        if isinstance(decision, Refusal):
+            return self._refused(device, message, decision, current)
+        record = OpenReceived(device, payload, now)
+        self._books.ledger.apply(record, number)
+        records.append(record)
+        self._registry.begin_deposit(device, decision.id, decision.service, decision.nonce)
+        self._granted.append(_Granted(device, message, decision))
+        return None
+
+    def _receive_earner(self, device: str, message: OpenEarner, records: list[Record], number: int) -> Receipt:
+        ledger = self._books.ledger
+        decision = check_open_earner(
+            message, device, self._terms.book, self._registry, self._policy, self._terms.clock()
+        )
+        if isinstance(decision, EarnerGrant) and decision.payee in self._own:
+            decision = Refusal.CONFIG_MISMATCH  # paying ourselves would count as paid what never left
+        if isinstance(decision, AlreadyOpen):
+            current = number if records else number - 1
+            return _duplicate(account_receipt(ledger.accounts[decision.id], 0, message.answers, current))
+        if isinstance(decision, Refusal):
+            network = offer_network(self._terms.current)
+            identifier = earner_id(message, self._gateway, device, network)
+            return bare_refusal(decision, message.answers, identifier, 0, account=True)
+        meter = Meter(0, decision.register, 0, decision.offer, decision.offer_serial)
+        account = Account(decision.id, device, decision.service, decision.payee, decision.meter_key, meter)
+        record = AccountOpened(account)
+        ledger.apply(record, number)
+        records.append(record)
+        self._registry.bind_account(decision.id, device, decision.service, decision.payee)
+        return account_receipt(account, 0, message.answers, number)
+
+    def committed(self) -> None:
+        """The batch with the granted intents is on disk: carry them out."""
+        granted, self._granted = self._granted, []
+        for each in granted:
+            self._in_flight += 1
+            self._spawn(self._carry_out(each))
+
+    def resume(self) -> None:
+        """Take up the intents that a restart found in the journal; after own transactions were resumed."""
+        for record in list(self._books.ledger.opens.values()):
+            message = decode("open", record.payload)
+            assert isinstance(message, Open), "only decoded opens are journaled"
+            decision = check_open(message, record.device, self._terms.book, self._registry, self._policy, record.at)
+            if isinstance(decision, OpenGrant):
+                self._registry.begin_deposit(record.device, decision.id, decision.service, decision.nonce)
+                self._granted.append(_Granted(record.device, message, decision))
+            else:  # the rules have changed since, or the deposit was remembered
+                outcome = decision if isinstance(decision, Refusal) else Status.DUPLICATE
+                self._spawn(self._end(record.device, message, outcome))
+        self.committed()
+
+    # -- on the chain --
+
+    async def _carry_out(self, granted: _Granted) -> None:
+        try:
+            while True:
+                try:
+                    outcome = await self._deposit(granted.grant)
+                    break
+                except ChainUnavailable:
+                    await asyncio.sleep(RETRY_S)
+                except ChainRefused as error:
+                    # The node will not do it for us, most likely for want of coins: the device may ask again.
+                    log.warning("the deposit of %s cannot be submitted: %s", granted.device, error)
+                    outcome = Refusal.BUSY
+                    break
+            if isinstance(outcome, Refusal):
+                self._registry.deposit_failed(granted.device)
+            else:
+                self._registry.deposit_final(granted.device)
+            await self._end(granted.device, granted.message, outcome)
+        finally:
+            self._in_flight -= 1
+
+    async def _deposit(self, grant: OpenGrant) -> Refusal | Status:
+        """Bring the channel to its deposit: ACCEPTED when it is final, DUPLICATE when it was before, or why not."""
+        # In this order: a deposit that was used before `head` is in any balance read later.
+        used = await self._used(grant)
+        head = await self._layer.head()
+        if not used and isinstance(await self._layer.simulate(self._deposit_call(grant)), Revert):
+            if not await self._used(grant):
+                return Refusal.DEPOSIT_INVALID
+            return await self._deposit(grant)  # somebody else has just submitted it
+        known = self._books.ledger.channels.get(grant.id)
+        if used and known is not None and known.phase is not Phase.CLOSED:
+            await self._watcher.passed(head.number)
+            return Status.DUPLICATE
+        refusal = await self._take(grant, known, used)
+        if refusal is not None:
+            return refusal
+        if used:
+            return Status.ACCEPTED
+        receipt = await self._outbox.execute(self._deposit_call(grant), f"deposit {grant.device}")
+        if not isinstance(receipt, Revert):
+            await self._watcher.passed(receipt.block_number)
+            if receipt.succeeded:
+                return Status.ACCEPTED
+        # Reverted: either somebody else was faster with the very same authorization, or it is void now.
+        if not await self._used(grant):
+            return Refusal.DEPOSIT_INVALID
+        await self._watcher.passed((await self._layer.head()).number)
+        return Status.ACCEPTED
+
+    async def _used(self, grant: OpenGrant) -> bool:
+        return await self._layer.authorization_used(grant.config.token, grant.config.payer, grant.nonce)
+
+    def _deposit_call(self, grant: OpenGrant) -> Call:
+        data = calls.deposit(grant.config, grant.amount, COLLECTOR_ADDRESS, calls.collector_data(grant.authorization))
+        return Call(self._operator, SETTLEMENT_ADDRESS, data)
+
+    async def _take(self, grant: OpenGrant, known: Channel | None, funded: bool) -> Refusal | None:
+        """Bind the channel, as the chain has it now, unless it is bound and open already."""
+        if known is not None and known.phase is not Phase.CLOSED:
+            return Refusal.NOT_OPEN if known.phase is Phase.CLOSING else None
+        while True:
+            block = (await self._layer.head()).number
+            (view,) = await self._layer.channels([grant.id], block)
+            if self._watcher.applied <= block:
+                break  # else the watcher has passed over later events of a channel it did not know
+        if funded and view.balance <= view.total_claimed:
+            return Refusal.DEPOSIT_INVALID  # the authorised money was spent or taken back already
+        action = ActionOpen(
+            id=grant.id,
+            config=grant.config,
+            device=grant.device,
+            service=grant.service,
+            lane=grant.lane,
+            register=grant.register,
+            offer=grant.offer,
+            offer_serial=grant.offer_serial,
+            balance=view.balance,
+            claimed=view.total_claimed,
+            withdrawing=view.withdrawing,
+            position=(block + 1 << 32) - 1,  # every event up to and in this block is in these amounts
+            funded=funded,
+        )
+        await self._books.write([ChannelTaken(action)])
+        return None
+
+    async def _end(self, device: str, message: Open, outcome: Refusal | Status) -> None:
+        refusal = outcome if isinstance(outcome, Refusal) else None
+        await self._books.write([OpenEnded(device, 0 if refusal is None else int(refusal))])
+        number = self._books.journal.number
+        if refusal is not None:
+            receipt = self._refused(device, message, refusal, number)
+        else:
+            channel = self._books.ledger.channels[open_id(message, offer_network(self._terms.current))]
+            receipt = channel_receipt(channel, 0, message.answers, number)
+            if outcome is Status.DUPLICATE:
+                receipt = _duplicate(receipt)
+        await self._answer(device, encode_receipt(receipt, message.encoding))
+
+    def _refused(self, device: str, message: Open, refusal: Refusal, number: int) -> Receipt:
+        identifier = open_id(message, offer_network(self._terms.current))
+        channel = self._books.ledger.channels.get(identifier)
+        if channel is None or channel.device != device:
+            return bare_refusal(refusal, message.answers, identifier, 0)
+        return channel_receipt(channel, 0, message.answers, number, refusal)
+
+
+def _duplicate(receipt: Receipt) -> Receipt:
+    return replace(receipt, status=Status.DUPLICATE)

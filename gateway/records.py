@@ -1,0 +1,253 @@
+"""The journal's vocabulary: what happened, one record each, enough to rebuild every state by replay.
+
+A record holds what was decided, so that replay never asks a clock, the chain or a signature again. Records are
+CBOR arrays that begin with their tag; amounts are integers of any size. Tags and the order of fields are on
+disk: fields are only ever added at the end, with a default.
+"""
+
+from typing import TypeAlias
+
+import cbor2
+import msgspec
+
+from channels.state import Account, ActionOpen, ChainChange
+from channels.types import AccountId, Address, ChannelId, OfferId, Signature
+from gateway.errors import JournalFault
+
+
+class _Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Base of all records."""
+
+
+class Founded(_Record, frozen=True, gc=False, array_like=True, tag="founded"):
+    """The journal's first record: whose books these are, and where the chain stood.
+
+    `held` is what lanes and treasury held at that block (the operator's float), `lane_totals` each lane's
+    (totalClaimed, totalSettled) in the contract by then, all in base units.
+    """
+
+    gateway: str
+    chain_id: int
+    token: Address
+    payouts: Address
+    treasury: Address
+    lanes: tuple[Address, ...]
+    block: int
+    held: int
+    lane_totals: tuple[tuple[int, int], ...]
+
+
+class OfferIssued(_Record, frozen=True, gc=False, array_like=True, tag="offer"):
+    """A new current offer, as it was published; `at` is chain seconds."""
+
+    body: bytes
+    at: int
+
+
+class DeviceAdded(_Record, frozen=True, gc=False, array_like=True, tag="device"):
+    """The operator enrolled a device, with the payers it may open channels for."""
+
+    device: str
+    payers: tuple[Address, ...]
+    note: str
+
+
+class AccountOpened(_Record, frozen=True, gc=False, array_like=True, tag="account"):
+    """An earner account was enrolled; its payee signed for it."""
+
+    account: Account
+
+
+class OpenReceived(_Record, frozen=True, gc=False, array_like=True, tag="open"):
+    """A device's `open` passed every check that needs no chain: the intent, before anything is sent."""
+
+    device: str
+    payload: bytes
+    at: int
+
+
+class OpenEnded(_Record, frozen=True, gc=False, array_like=True, tag="opened"):
+    """That intent ended: 0, or the number of the refusal."""
+
+    device: str
+    refusal: int
+
+
+class ChannelTaken(_Record, frozen=True, gc=False, array_like=True, tag="channel"):
+    """A channel is bound to its device, service and lane, and waits for its deposit unless it is funded."""
+
+    action: ActionOpen
+
+
+class Charged(_Record, frozen=True, gc=False, array_like=True, tag="r"):
+    """An accepted paying reading and what it led to; everything from `charged` on is the state after it."""
+
+    id: ChannelId
+    seq: int
+    register: int
+    time: int
+    offer: OfferId
+    ceiling: int
+    signature: Signature
+    reading_signature: Signature
+    charged: int
+    remainder: int
+    balance: int
+    offset: int
+    held_ceiling: int
+    held_signature: Signature  # empty when the reading's own signature is the one held
+
+
+class Earned(_Record, frozen=True, gc=False, array_like=True, tag="e"):
+    """An accepted earning reading and what it led to."""
+
+    id: AccountId
+    seq: int
+    register: int
+    time: int
+    offer: OfferId
+    reading_signature: Signature
+    fee_basis_points: int
+    earned: int
+    remainder: int
+    offset: int
+
+
+class ChainChanged(_Record, frozen=True, gc=False, array_like=True, tag="c"):
+    """The chain changed one of our channels."""
+
+    id: ChannelId
+    change: ChainChange
+
+
+class ForeignChannel(_Record, frozen=True, gc=False, array_like=True, tag="foreign"):
+    """Somebody opened a channel to one of our lanes without us."""
+
+    id: ChannelId
+    lane: Address
+
+
+class ForeignClaim(_Record, frozen=True, gc=False, array_like=True, tag="foreign-claim"):
+    """Such a channel was claimed: `total_claimed` is cumulative."""
+
+    id: ChannelId
+    total_claimed: int
+
+
+class CashReceived(_Record, frozen=True, gc=False, array_like=True, tag="cash"):
+    """Tokens reached a lane or the treasury from outside: the operator's float, or a gift."""
+
+    position: int
+    holder: Address
+    sender: Address
+    amount: int
+
+
+class LaneSettled(_Record, frozen=True, gc=False, array_like=True, tag="settled"):
+    """Claimed tokens moved from the settlement contract to a lane; anyone may cause it."""
+
+    position: int
+    lane: Address
+    amount: int
+
+
+class ChainSeen(_Record, frozen=True, gc=False, array_like=True, tag="h"):
+    """Every event up to this block is in the journal."""
+
+    number: int
+    hash: bytes
+    timestamp: int
+
+
+class CycleStarted(_Record, frozen=True, gc=False, array_like=True, tag="cycle"):
+    """A settlement cycle: what is netted, and the claims about to be signed. All amounts are cumulative."""
+
+    number: int
+    at: int
+    channel_offsets: tuple[tuple[ChannelId, int], ...]
+    account_offsets: tuple[tuple[AccountId, int], ...]
+    claims: tuple[tuple[ChannelId, int], ...]
+
+
+class PayoutsSigned(_Record, frozen=True, gc=False, array_like=True, tag="payouts"):
+    """Payouts about to be signed: (payee, cumulative amount)."""
+
+    cycle: int
+    rows: tuple[tuple[Address, int], ...]
+
+
+class PayoutsPaid(_Record, frozen=True, gc=False, array_like=True, tag="paid"):
+    """Payouts found on chain: (payee, cumulative amount)."""
+
+    rows: tuple[tuple[Address, int], ...]
+
+
+class TransactionSigned(_Record, frozen=True, gc=False, array_like=True, tag="tx"):
+    """A signed transaction, written before it is sent."""
+
+    hash: bytes
+    sender: Address
+    nonce: int
+    purpose: str
+    raw: bytes
+
+
+class TransactionMined(_Record, frozen=True, gc=False, array_like=True, tag="mined"):
+    """That transaction is final; `fee` is in wei."""
+
+    hash: bytes
+    succeeded: bool
+    block: int
+    gas_used: int
+    fee: int
+
+
+class CycleEnded(_Record, frozen=True, gc=False, array_like=True, tag="cycle-end"):
+    """The cycle's transactions are final; amounts are what this cycle moved, in base units."""
+
+    number: int
+    at: int
+    offset: int
+    claimed: int
+    settled: int
+    paid: int
+    rows: int
+    gas_used: int
+
+
+Record: TypeAlias = (
+    Founded
+    | OfferIssued
+    | DeviceAdded
+    | AccountOpened
+    | OpenReceived
+    | OpenEnded
+    | ChannelTaken
+    | Charged
+    | Earned
+    | ChainChanged
+    | ForeignChannel
+    | ForeignClaim
+    | CashReceived
+    | LaneSettled
+    | ChainSeen
+    | CycleStarted
+    | PayoutsSigned
+    | PayoutsPaid
+    | TransactionSigned
+    | TransactionMined
+    | CycleEnded
+)
+
+
+def encode(value: object) -> bytes:
+    """Return records or states as CBOR."""
+    return cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,)))
+
+
+def decode_records(body: bytes) -> list[Record]:
+    """Return the records of one commit. Raises JournalFault for a body that is not one of ours."""
+    try:
+        return msgspec.convert(cbor2.loads(body), list[Record])
+    except (cbor2.CBORDecodeError, msgspec.ValidationError) as error:
+        raise JournalFault(f"a commit of the journal cannot be read: {error}") from error

@@ -1,0 +1,270 @@
+"""One running gateway: everything wired, started in order, stopped in order."""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+
+from channels.types import SETTLEMENT_ADDRESS, Address, Network, TokenDomain
+from devices.client import DeviceLink
+from devices.enrolment import EnrolmentPolicy
+from devices.link import LinkSettings, MqttVersion
+from devices.registry import Registry
+from gateway.books import Books
+from gateway.config import Config
+from gateway.errors import SetupError
+from gateway.journal import Journal
+from gateway.keys import KeyRing
+from gateway.ledger import Ledger
+from gateway.openings import Openings
+from gateway.pipeline import Pipeline
+from gateway.records import Founded
+from gateway.sending import Outbox
+from gateway.settler import Settler
+from gateway.terms import TermsBook, wanted_terms
+from gateway.watcher import Watcher
+from settlement.deploy import DeploymentFailed, ensure_allowance
+from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
+from settlement.port import ExecutionLayer
+
+log = logging.getLogger("metergate")
+
+# A lapsed offer stops sales; half of its life is left when it is renewed, so once an hour is often enough.
+RENEW_EVERY_S = 3600.0
+# Half of what an allowance without bound starts with: renewed long before it can run out.
+ALLOWANCE_MIN = 2**127
+
+
+class Gateway:
+    """A gateway over an execution layer. `start`, then `run` until cancelled, then `stop`."""
+
+    def __init__(self, config: Config, keys: KeyRing, layer: ExecutionLayer) -> None:
+        self.config = config
+        self.keys = keys
+        self.layer = layer
+        self.token: Address = bytes.fromhex(config.chain.asset[2:])
+        self.payouts: Address = bytes.fromhex(config.chain.payouts[2:])
+        self.network = Network(config.chain.chain_id, SETTLEMENT_ADDRESS)
+        self._lock = lock_data_dir(Path(config.data_dir))
+        self.books = Books(Journal(Path(config.data_dir) / "journal.sqlite"))
+        self.terms = TermsBook(config.offer.withdraw_delay)
+        self.registry = Registry()
+        self.link = DeviceLink(_link_settings(config))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._token_domain: TokenDomain | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The states in memory."""
+        return self.books.ledger
+
+    async def start(self) -> None:
+        """Replay, check the chain, take up what was under way, connect to the broker, publish the offer.
+
+        Raises SetupError for what the operator can mend, JournalFault and the like for damage.
+        """
+        replayed = self.books.replay(self.terms.terms_then, self.terms.observe)
+        fill_registry(self.registry, self.ledger)
+        if replayed:
+            log.info("replayed %d records of the journal", replayed)
+        try:
+            await self._start_chain()
+        except ChainUnavailable as error:
+            raise SetupError(f"the chain at {self.config.chain.url} cannot be reached: {error}.") from error
+        except (ChainMisbehaved, ChainRefused, DeploymentFailed) as error:
+            raise SetupError(f"the chain at {self.config.chain.url} does not fit: {error}.") from error
+        self._wire()
+        await self._renew_offer()
+        await self.link.start()
+        self.link.publish_offer(self.terms.current.payload)
+
+    async def _start_chain(self) -> None:
+        chain_id = await self.layer.chain_id()
+        if chain_id != self.config.chain.chain_id:
+            raise ChainMisbehaved(f"it has chain id {chain_id}, the configuration says {self.config.chain.chain_id}")
+        self._token_domain = await self.layer.token_domain(self.token)
+        for address, name in ((SETTLEMENT_ADDRESS, "settlement"), (self.payouts, "payouts")):
+            if not await self.layer.has_code(address):
+                raise ChainMisbehaved(f"there is no {name} contract at 0x{address.hex()}")
+        await self._found()
+        self.watcher = Watcher(
+            self.books,
+            self.layer,
+            self.token,
+            (key.address for key in self.keys.lanes),
+            self.keys.addresses,
+            settlement=SETTLEMENT_ADDRESS,
+            confirmations=self.config.chain.confirmations,
+            poll_s=self.config.chain.poll_ms / 1000,
+        )
+        self.terms.clock = lambda: self.watcher.chain_time
+        self.terms.silence = lambda: self.watcher.silence_s
+        self.outbox = Outbox(self.books, self.layer, self.keys, self.config.chain.confirmations)
+        self.outbox.on_trouble = log.warning
+        await self.outbox.resume()
+        await self.watcher.step()
+        treasury = self.outbox.sender(self.keys.treasury.address)
+        await ensure_allowance(self.layer, treasury, self.token, self.payouts, ALLOWANCE_MIN)
+
+    async def _found(self) -> None:
+        """Write the journal's first record, or check that the journal is of this gateway."""
+        lanes = tuple(key.address for key in self.keys.lanes)
+        founded = self.ledger.founded
+        if founded is None:
+            block = max(0, (await self.layer.head()).number - self.config.chain.confirmations)
+            treasury = self.keys.treasury.address
+            held = await self.layer.token_balances(self.token, [treasury, *lanes], block)
+            views = await self.layer.receivers([(lane, self.token) for lane in lanes], block)
+            await self.books.write(
+                [
+                    Founded(
+                        gateway=self.config.gateway,
+                        chain_id=self.config.chain.chain_id,
+                        token=self.token,
+                        payouts=self.payouts,
+                        treasury=treasury,
+                        lanes=lanes,
+                        block=block,
+                        held=sum(held),
+                        lane_totals=tuple((view.total_claimed, view.total_settled) for view in views),
+                    )
+                ]
+            )
+            return
+        expected = (self.config.gateway, self.config.chain.chain_id, self.token, self.payouts, lanes)
+        known = (founded.gateway, founded.chain_id, founded.token, founded.payouts, founded.lanes)
+        if known != expected:
+            raise SetupError(
+                f"the journal in {self.config.data_dir} is of gateway {founded.gateway!r} on chain "
+                f"{founded.chain_id} with other keys, token or lanes than configured. Use another data_dir."
+            )
+
+    def _wire(self) -> None:
+        config = self.config
+        self.openings = Openings(
+            self.books,
+            self.registry,
+            self.terms,
+            EnrolmentPolicy(demo=config.demo),
+            self.layer,
+            self.watcher,
+            self.outbox,
+            self.keys.operator.address,
+            gateway=config.gateway,
+            own=self.keys.addresses,
+            answer=self.link.publish_receipt,
+            spawn=self._spawn,
+        )
+        self.pipeline = Pipeline(
+            self.books,
+            self.link,
+            self.terms,
+            self.openings,
+            self.network,
+            fee_basis_points=config.settlement.fee_bps,
+            readings_signed=not (config.demo or config.mqtt.authenticated_devices),
+            batch_max=config.pipeline.batch_max,
+            window_s=config.pipeline.window_ms / 1000,
+        )
+        self.settler = Settler(
+            self.books,
+            self.layer,
+            self.watcher,
+            self.outbox,
+            self.keys,
+            self.token,
+            self.payouts,
+            rows_max=config.settlement.rows_max,
+            every_s=config.settlement.every_s,
+        )
+        self.settler.on_trouble = log.warning
+
+    async def run(self) -> None:
+        """Work until cancelled. Any fault ends it: the process stops rather than guess."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(self.watcher.run(log.warning))
+            group.create_task(self.pipeline.run())
+            group.create_task(self.settler.run())
+            group.create_task(self._renew())
+            self.openings.resume()
+
+    async def stop(self) -> None:
+        """Say goodbye to the broker, store every state and close the journal."""
+        await self.link.stop()
+        await self.books.close()
+        os.close(self._lock)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        assert self._group is not None, "openings begin while the gateway runs"
+
+        async def run() -> None:
+            await work
+
+        self._group.create_task(run())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            await self._renew_offer()
+            self.link.publish_offer(self.terms.current.payload)
+
+    async def _renew_offer(self) -> None:
+        assert self._token_domain is not None, "the chain was asked at start"
+        wanted = wanted_terms(self.config, self.keys, self._token_domain, self.watcher.chain_time)
+        issued = self.terms.renew(wanted, self.keys.authorizer.private)
+        if issued is not None:
+            await self.books.write([issued])
+            self.terms.observe(issued)
+
+
+def fill_registry(registry: Registry, ledger: Ledger) -> None:
+    """Register what the ledger holds, at the start."""
+    for key, device in ledger.devices.items():
+        registry.add_device(key.decode(), device.note)
+        for payer in device.payers:
+            registry.enrol_payer(key.decode(), payer)
+    for channel in ledger.channels.values():
+        registry.bind_channel(channel.id, channel.device, channel.service)
+    for account in ledger.accounts.values():
+        registry.bind_account(account.id, account.device, account.service, account.payee)
+
+
+def lock_data_dir(data_dir: Path) -> int:
+    """Keep a second gateway out of the same books."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise SetupError(f"cannot use the data directory {data_dir}: {error.strerror}.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise SetupError(f"another Metergate is running on {data_dir}.") from error
+    return descriptor
+
+
+def _link_settings(config: Config) -> LinkSettings:
+    mqtt = config.mqtt
+    password = None
+    if mqtt.password_file:
+        try:
+            password = Path(mqtt.password_file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SetupError(f"cannot read mqtt.password_file {mqtt.password_file}: {error.strerror}.") from error
+    return LinkSettings(
+        gateway=config.gateway,
+        host=mqtt.host,
+        port=mqtt.port,
+        username=mqtt.username or None,
+        password=password,
+        tls=bool(mqtt.tls_ca or mqtt.tls_cert),
+        ca_file=Path(mqtt.tls_ca) if mqtt.tls_ca else None,
+        certificate_file=Path(mqtt.tls_cert) if mqtt.tls_cert else None,
+        key_file=Path(mqtt.tls_key) if mqtt.tls_key else None,
+        protocol=MqttVersion(mqtt.protocol),
+    )

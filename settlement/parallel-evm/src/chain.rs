@@ -1,0 +1,463 @@
+//! The chain: one head that many threads read, one pool, one block producer at a time.
+//!
+//! Locks are always taken in this order: producer, pool, head. A block is executed while holding only
+//! the producer's lock and a shared one on the head; the head is locked for writing just to apply it.
+
+use crate::{
+    block::{self, Block, Frame, Roots},
+    blocks::Blocks,
+    ecrecover::RecoverCache,
+    error::{Result, RpcError},
+    exec::{BlockContext, ExecStats, Executed, Job, Outcome, parallel},
+    genesis::{Genesis, prevrandao},
+    history::{Undos, View},
+    intake,
+    mempool::Pool,
+    roots::Tries,
+    state::{Diff, State},
+    store::{self, Store},
+    trie::EMPTY_ROOT,
+    tx::SignedTx,
+};
+use alloy_primitives::{Address, B256, Bytes};
+use revm::primitives::hardfork::SpecId;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// The least gas that a transaction takes: bounds how many a block can hold.
+const TX_GAS_MIN: u64 = 21_000;
+
+/// What is fixed for the life of a chain.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub chain_id: u64,
+    pub spec: SpecId,
+    pub gas_limit: u64,
+    pub coinbase: Address,
+    /// The base fee stays at genesis' value; otherwise it follows EIP-1559.
+    pub fixed_base_fee: bool,
+    pub auto_mine: bool,
+    /// Serves the evm_ methods.
+    pub dev: bool,
+    /// Threads that execute a block; 1 is the sequential mode.
+    pub threads: usize,
+}
+
+/// What readers see.
+#[derive(Clone)]
+pub struct Head {
+    pub state: State,
+    pub blocks: Blocks,
+    undos: Undos,
+}
+
+impl Head {
+    /// The state after a block; None if it is older than what is kept.
+    pub fn view(&self, number: u64) -> Option<View<'_>> {
+        View::at(&self.state, &self.undos, number, self.blocks.latest().number())
+    }
+}
+
+/// What only the block producer touches.
+#[derive(Clone)]
+struct Producer {
+    tries: Tries,
+    next_timestamp: Option<u64>,
+}
+
+/// A saved chain, for tests.
+struct Saved {
+    id: u64,
+    head: Head,
+    producer: Producer,
+}
+
+/// Snapshots hold whole states, so few are kept.
+const SNAPSHOTS_MAX: usize = 16;
+
+/// One produced block, in figures.
+#[derive(Clone, Debug, Default)]
+pub struct BlockStats {
+    pub number: u64,
+    pub hash: B256,
+    pub timestamp: u64,
+    pub transactions: u64,
+    pub skipped: u64,
+    pub gas_used: u64,
+    pub exec: ExecStats,
+    pub execute_us: u64,
+    pub root_us: u64,
+    pub persist_us: u64,
+    pub total_us: u64,
+}
+
+pub struct Chain {
+    pub config: Config,
+    pub recover: RecoverCache,
+    producer: Mutex<Producer>,
+    pool: Mutex<Pool>,
+    head: RwLock<Head>,
+    saved: Mutex<Vec<Saved>>,
+    last_stats: Mutex<BlockStats>,
+    storage: Mutex<Storage>,
+}
+
+/// A panic while a lock was held is a bug; the data behind it is replaced as a whole, so it stays usable.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Where a chain keeps what must survive.
+enum Storage {
+    Memory,
+    Disk(Arc<Store>),
+    Closed,
+}
+
+fn genesis_block(config: &Config, genesis: &Genesis, root: B256) -> Arc<Block> {
+    let context = BlockContext {
+        chain_id: config.chain_id,
+        spec: config.spec,
+        number: 0,
+        timestamp: genesis.timestamp,
+        gas_limit: config.gas_limit,
+        base_fee: genesis.base_fee,
+        coinbase: config.coinbase,
+        prevrandao: B256::ZERO,
+        ancestors: Arc::default(),
+    };
+    let roots = Roots { state: root, transactions: EMPTY_ROOT, receipts: EMPTY_ROOT };
+    let frame = Frame { parent_hash: B256::ZERO, extra_data: genesis.extra_data.clone() };
+    Arc::new(block::seal(frame, &context, Vec::new(), Vec::new(), roots))
+}
+
+impl Chain {
+    /// Opens a chain: in memory, or in a directory that is created, or continued where it was left.
+    ///
+    /// Errors: one sentence that names the file at fault.
+    pub fn open(config: Config, genesis: &Genesis, path: Option<&Path>) -> std::result::Result<Self, String> {
+        let mut state = State::default();
+        state.apply(&genesis.alloc);
+        let (mut tries, root) = Tries::of(&state, config.threads);
+        let first = genesis_block(&config, genesis, root);
+        let mut head = Head { state, blocks: Blocks::default(), undos: Undos::default() };
+        let mut storage = Storage::Memory;
+        let mut waiting = Vec::new();
+        match path {
+            None => head.blocks.push(first),
+            Some(path) => {
+                let (store, found) = store::open(path, &first, std::mem::take(&mut head.state))?;
+                let (read, root) = Tries::of(&found.state, config.threads);
+                let wanted = found.blocks.latest().header.state_root;
+                if root != wanted {
+                    let at = found.blocks.latest().number();
+                    return Err(format!("{} is damaged: the state has root {root}, block {at} says {wanted}", path.display()));
+                }
+                tries = read;
+                head = Head { state: found.state, blocks: found.blocks, undos: Undos::default() };
+                waiting = found.waiting;
+                storage = Storage::Disk(Arc::new(store));
+            }
+        }
+        let mut pool = Pool::default();
+        for tx in waiting {
+            let nonce = head.state.info(&tx.sender).map_or(0, |info| info.nonce);
+            if tx.nonce() >= nonce {
+                pool.insert(tx, nonce);
+            }
+        }
+        Ok(Self {
+            config,
+            recover: RecoverCache::default(),
+            producer: Mutex::new(Producer { tries, next_timestamp: None }),
+            pool: Mutex::new(pool),
+            head: RwLock::new(head),
+            saved: Mutex::default(),
+            last_stats: Mutex::default(),
+            storage: Mutex::new(storage),
+        })
+    }
+
+    fn store(&self) -> Result<Option<Arc<Store>>> {
+        match &*lock(&self.storage) {
+            Storage::Memory => Ok(None),
+            Storage::Disk(store) => Ok(Some(store.clone())),
+            Storage::Closed => Err(RpcError::server("the chain is closed")),
+        }
+    }
+
+    /// Releases the directory. Reads go on; nothing is taken in any more.
+    pub fn close(&self) {
+        let _producer = lock(&self.producer);
+        let _pool = self.pool();
+        *lock(&self.storage) = Storage::Closed;
+    }
+
+    pub fn head(&self) -> RwLockReadGuard<'_, Head> {
+        self.head.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn head_mut(&self) -> RwLockWriteGuard<'_, Head> {
+        self.head.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn pool(&self) -> MutexGuard<'_, Pool> {
+        lock(&self.pool)
+    }
+
+    pub fn last_stats(&self) -> BlockStats {
+        lock(&self.last_stats).clone()
+    }
+
+    /// The base fee of the block after `parent`.
+    pub fn next_base_fee(&self, parent: &Block) -> u64 {
+        let current = parent.header.base_fee_per_gas.unwrap_or_default();
+        if self.config.fixed_base_fee {
+            return current;
+        }
+        parent.header.next_block_base_fee(alloy_eips::eip1559::BaseFeeParams::ethereum()).unwrap_or(current)
+    }
+
+    /// The context in which the block after the head would run now.
+    pub fn next_context(&self, head: &Head, timestamp: u64) -> BlockContext {
+        let parent = head.blocks.latest();
+        BlockContext {
+            chain_id: self.config.chain_id,
+            spec: self.config.spec,
+            number: parent.number() + 1,
+            timestamp,
+            gas_limit: self.config.gas_limit,
+            base_fee: self.next_base_fee(parent),
+            coinbase: self.config.coinbase,
+            prevrandao: prevrandao(&parent.hash),
+            ancestors: head.blocks.ancestors(),
+        }
+    }
+
+    /// Takes a signed transaction in and returns its hash. It is durable then; with auto_mine, in a block.
+    pub fn send_raw(&self, raw: &[u8]) -> Result<B256> {
+        self.send_raw_many(&[raw]).pop().unwrap_or_else(|| Err(RpcError::server("nothing was sent")))
+    }
+
+    /// Takes many in, recovering their senders on several threads. Order is kept.
+    pub fn send_raw_many(&self, raws: &[&[u8]]) -> Vec<Result<B256>> {
+        let decoded = intake::decode_many(raws, self.config.chain_id, self.config.threads);
+        let store = match self.store() {
+            Ok(store) => store,
+            Err(error) => return raws.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let results: Vec<Result<B256>> = {
+            let mut pool = self.pool();
+            let head = self.head();
+            decoded.into_iter().map(|tx| self.admit(&mut pool, &head, store.as_deref(), tx?)).collect()
+        };
+        // A block makes what it holds durable by itself.
+        let done = if !results.iter().any(Result::is_ok) {
+            Ok(())
+        } else if self.config.auto_mine {
+            self.produce_block(None).map(drop)
+        } else {
+            store.map_or(Ok(()), |store| store.sync())
+        };
+        match done {
+            Ok(()) => results,
+            Err(error) => results.into_iter().map(|result| result.and(Err(error.clone()))).collect(),
+        }
+    }
+
+    fn admit(&self, pool: &mut Pool, head: &Head, store: Option<&Store>, tx: SignedTx) -> Result<B256> {
+        let base_fee = self.config.fixed_base_fee.then(|| self.next_base_fee(head.blocks.latest()));
+        intake::check(&tx, self.config.gas_limit, base_fee)?;
+        let account = head.state.info(&tx.sender).unwrap_or_default();
+        if account.has_code() {
+            return Err(RpcError::server("sender not an eoa"));
+        }
+        if head.blocks.find_tx(&tx.hash).is_some() {
+            return Err(RpcError::server("already known"));
+        }
+        pool.check(&tx, &account)?;
+        let tx = Arc::new(tx);
+        if let Some(store) = store {
+            store.append_txs(std::slice::from_ref(&tx))?;
+        }
+        let hash = tx.hash;
+        pool.insert(tx, account.nonce);
+        Ok(hash)
+    }
+
+    /// The next block's time, which never falls.
+    fn pick_timestamp(&self, wanted: Option<u64>, planned: Option<u64>, parent: u64) -> Result<u64> {
+        match wanted.or(planned) {
+            Some(timestamp) if timestamp < parent => {
+                Err(RpcError::params(format!("timestamp {timestamp} is below the parent block's {parent}")))
+            }
+            Some(timestamp) => Ok(timestamp),
+            None => Ok(wall_clock().max(parent)),
+        }
+    }
+
+    /// Sets the time of the next block that is produced without one.
+    pub fn set_next_timestamp(&self, timestamp: u64) -> Result<()> {
+        let mut producer = lock(&self.producer);
+        let parent = self.head().blocks.latest().header.timestamp;
+        producer.next_timestamp = Some(self.pick_timestamp(Some(timestamp), None, parent)?);
+        Ok(())
+    }
+
+    /// The time that a block produced now would have.
+    pub fn pending_timestamp(&self, head: &Head) -> u64 {
+        wall_clock().max(head.blocks.latest().header.timestamp)
+    }
+
+    /// Executes the pool's executable transactions and appends a block, empty where there are none.
+    pub fn produce_block(&self, timestamp: Option<u64>) -> Result<BlockStats> {
+        let started = Instant::now();
+        let mut producer = lock(&self.producer);
+        let (context, candidates) = {
+            let pool = self.pool();
+            let head = self.head();
+            let parent = head.blocks.latest().header.timestamp;
+            let timestamp = self.pick_timestamp(timestamp, producer.next_timestamp, parent)?;
+            let context = self.next_context(&head, timestamp);
+            let count = (context.gas_limit / TX_GAS_MIN) as usize;
+            let candidates = pool.executable(context.base_fee, count);
+            (context, candidates)
+        };
+        let store = self.store()?;
+        let (block, diff, mut stats) = self.execute(&mut producer, &context, &candidates);
+        if let Some(store) = &store {
+            let persisting = Instant::now();
+            if let Err(error) = store.append_block(&block, &diff) {
+                let head = self.head();
+                producer.tries.update(&head.state, &head.state.inverse(&diff), self.config.threads);
+                return Err(error);
+            }
+            stats.persist_us = persisting.elapsed().as_micros() as u64;
+        }
+        producer.next_timestamp = None;
+        self.append(Arc::new(block), &diff);
+        if let Some(store) = store
+            && store.is_due()
+        {
+            let pool = self.pool();
+            // A snapshot that cannot be written costs nothing but a longer log.
+            let _ = store.rotate(&self.head(), pool.in_order().into_iter());
+        }
+        stats.total_us = started.elapsed().as_micros() as u64;
+        *lock(&self.last_stats) = stats.clone();
+        Ok(stats)
+    }
+
+    fn execute(&self, producer: &mut Producer, context: &BlockContext, txs: &[Arc<SignedTx>]) -> (Block, Diff, BlockStats) {
+        let head = self.head();
+        let started = Instant::now();
+        let job = Job { state: &head.state, block: context, txs, recover: &self.recover };
+        let outcome = parallel::execute(&job, self.config.threads);
+        let execute_us = started.elapsed().as_micros() as u64;
+        let mut included = Vec::with_capacity(txs.len());
+        let mut executed: Vec<Executed> = Vec::with_capacity(txs.len());
+        let mut skipped = 0;
+        for (tx, outcome) in txs.iter().zip(outcome.outcomes) {
+            match outcome {
+                Outcome::Executed(result) => {
+                    included.push(tx.clone());
+                    executed.push(*result);
+                }
+                Outcome::Skipped(_) => skipped += 1,
+            }
+        }
+        let started = Instant::now();
+        let threads = self.config.threads;
+        let state = &head.state;
+        let (tries, diff) = (&mut producer.tries, &outcome.diff);
+        let body = || {
+            let receipts = block::receipts(&included, executed, context.base_fee);
+            let roots = (block::transactions_root(&included), block::receipts_root(&included, &receipts));
+            (receipts, roots)
+        };
+        let (state_root, (receipts, (transactions, receipts_root))) = if threads > 1 && included.len() > 64 {
+            std::thread::scope(|scope| {
+                let tries = scope.spawn(|| tries.update(state, diff, threads.div_ceil(2)));
+                let body = body();
+                (tries.join().expect("the trie does not panic"), body)
+            })
+        } else {
+            (tries.update(state, diff, 1), body())
+        };
+        let roots = Roots { state: state_root, transactions, receipts: receipts_root };
+        let frame = Frame { parent_hash: head.blocks.latest().hash, extra_data: Bytes::new() };
+        let block = block::seal(frame, context, included, receipts, roots);
+        let stats = BlockStats {
+            number: context.number,
+            hash: block.hash,
+            timestamp: context.timestamp,
+            transactions: block.txs.len() as u64,
+            skipped,
+            gas_used: outcome.gas_used,
+            exec: outcome.stats,
+            execute_us,
+            root_us: started.elapsed().as_micros() as u64,
+            persist_us: 0,
+            total_us: 0,
+        };
+        (block, outcome.diff, stats)
+    }
+
+    /// Makes a block the head and takes its transactions out of the pool.
+    fn append(&self, block: Arc<Block>, diff: &Diff) {
+        let mut pool = self.pool();
+        let mut head = self.head_mut();
+        let undo = head.state.apply(diff);
+        head.undos.push(block.number(), undo);
+        head.blocks.push(block.clone());
+        for tx in &block.txs {
+            let nonce = head.state.info(&tx.sender).map_or(0, |info| info.nonce);
+            pool.settle(tx.sender, nonce);
+        }
+    }
+
+    fn refuse_on_disk(&self, what: &str) -> Result<()> {
+        match self.store()? {
+            None => Ok(()),
+            Some(_) => Err(RpcError::server(format!("{what} is for chains in memory: this one is stored"))),
+        }
+    }
+
+    /// Saves the chain as it is (the pool aside) and returns the number to come back with.
+    pub fn snapshot(&self) -> Result<u64> {
+        self.refuse_on_disk("snapshot")?;
+        let producer = lock(&self.producer).clone();
+        let head = self.head().clone();
+        let mut saved = lock(&self.saved);
+        let id = saved.last().map_or(1, |last| last.id + 1);
+        saved.push(Saved { id, head, producer });
+        if saved.len() > SNAPSHOTS_MAX {
+            saved.remove(0);
+        }
+        Ok(id)
+    }
+
+    /// Goes back to a snapshot, which is used up with all later ones; the pool is emptied.
+    pub fn revert(&self, id: u64) -> Result<()> {
+        self.refuse_on_disk("revert")?;
+        let mut producer = lock(&self.producer);
+        let mut saved = lock(&self.saved);
+        let at = saved.iter().position(|saved| saved.id == id);
+        let at = at.ok_or_else(|| RpcError::params(format!("snapshot {id} is not held")))?;
+        let mut later = saved.split_off(at);
+        let back = later.swap_remove(0);
+        let mut pool = self.pool();
+        let mut head = self.head_mut();
+        *producer = back.producer;
+        *head = back.head;
+        pool.clear();
+        Ok(())
+    }
+}

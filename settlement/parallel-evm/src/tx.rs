@@ -1,0 +1,138 @@
+//! Signed transactions: bounded decoding, sender recovery, and the form that the EVM executes.
+
+use crate::{
+    ecrecover::recover_address,
+    error::{Result, RpcError},
+};
+use alloy_consensus::{EthereumTxEnvelope, Transaction, TxEip4844, Typed2718};
+use alloy_eips::eip2718::Decodable2718;
+use alloy_primitives::{Address, B256, Bytes, Signature, U256, keccak256};
+use revm::context::TxEnv;
+
+pub type Envelope = EthereumTxEnvelope<TxEip4844>;
+
+/// geth's bound on one raw transaction; a 100-row claim takes 45 kB.
+pub const RAW_BYTES_MAX: usize = 128 * 1024;
+/// Half of the curve order: a larger s is the malleable twin that EIP-2 forbids.
+const HALF_ORDER: U256 = U256::from_be_slice(&[
+    0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x5d, 0x57,
+    0x6e, 0x73, 0x57, 0xa4, 0x50, 0x1d, 0xdf, 0xe9, 0x2f, 0x46, 0x68, 0x1b, 0x20, 0xa0,
+]);
+
+/// A decoded transaction with its sender proved.
+#[derive(Clone, Debug)]
+pub struct SignedTx {
+    pub envelope: Envelope,
+    pub hash: B256,
+    pub sender: Address,
+    /// The EIP-2718 bytes as they were received.
+    pub raw: Bytes,
+}
+
+impl SignedTx {
+    /// Decodes EIP-2718 bytes and recovers the sender.
+    ///
+    /// Errors: the usual sentences of Ethereum nodes, with code -32000.
+    pub fn decode(raw: &[u8], chain_id: u64) -> Result<Self> {
+        let envelope = decode_envelope(raw)?;
+        check_chain(&envelope, chain_id)?;
+        let sender = recover_sender(&envelope)?;
+        Ok(Self { envelope, hash: keccak256(raw), sender, raw: Bytes::copy_from_slice(raw) })
+    }
+
+    /// Rebuilds a transaction whose sender was proved before it was stored.
+    pub fn from_stored(raw: Bytes, sender: Address) -> Result<Self> {
+        let envelope = decode_envelope(&raw)?;
+        Ok(Self { envelope, hash: keccak256(&raw), sender, raw })
+    }
+
+    pub fn nonce(&self) -> u64 {
+        self.envelope.nonce()
+    }
+
+    pub fn gas_limit(&self) -> u64 {
+        self.envelope.gas_limit()
+    }
+
+    pub fn fee_cap(&self) -> u128 {
+        self.envelope.max_fee_per_gas()
+    }
+
+    /// The priority fee offered; the whole price for transactions without one.
+    pub fn tip_cap(&self) -> u128 {
+        self.envelope.max_priority_fee_per_gas().unwrap_or_else(|| self.envelope.max_fee_per_gas())
+    }
+
+    /// What one unit of gas costs the sender in a block of this base fee.
+    pub fn effective_price(&self, base_fee: u64) -> u128 {
+        self.envelope.effective_gas_price(Some(base_fee))
+    }
+
+    /// The most that the sender can be charged; None if it exceeds 256 bits.
+    pub fn max_cost(&self) -> Option<U256> {
+        let fee = U256::from(self.gas_limit()).checked_mul(U256::from(self.fee_cap()))?;
+        fee.checked_add(self.envelope.value())
+    }
+
+    /// The form that revm executes.
+    pub fn to_env(&self) -> TxEnv {
+        let tx = &self.envelope;
+        TxEnv {
+            tx_type: tx.ty(),
+            caller: self.sender,
+            gas_limit: tx.gas_limit(),
+            gas_price: tx.max_fee_per_gas(),
+            kind: tx.kind(),
+            value: tx.value(),
+            data: tx.input().clone(),
+            nonce: tx.nonce(),
+            chain_id: tx.chain_id(),
+            access_list: tx.access_list().cloned().unwrap_or_default(),
+            gas_priority_fee: tx.max_priority_fee_per_gas(),
+            blob_hashes: Vec::new(),
+            max_fee_per_blob_gas: 0,
+            authorization_list: Vec::new(),
+        }
+    }
+}
+
+/// Decodes exactly one envelope of a supported type.
+fn decode_envelope(raw: &[u8]) -> Result<Envelope> {
+    if raw.len() > RAW_BYTES_MAX {
+        return Err(RpcError::server(format!("oversized data: transaction size {}, limit {RAW_BYTES_MAX}", raw.len())));
+    }
+    match raw.first() {
+        None => return Err(RpcError::server("rlp: empty transaction")),
+        Some(3) => return Err(RpcError::server("transaction type not supported: blob transactions")),
+        Some(4) => return Err(RpcError::server("transaction type not supported: set-code transactions")),
+        Some(1 | 2 | 0xc0..) => {}
+        Some(_) => return Err(RpcError::server("transaction type not supported")),
+    }
+    let mut rest = raw;
+    let envelope = Envelope::decode_2718(&mut rest)
+        .map_err(|error| RpcError::server(format!("rlp: cannot decode the transaction: {error}")))?;
+    if !rest.is_empty() {
+        return Err(RpcError::server("rlp: bytes after the transaction"));
+    }
+    Ok(envelope)
+}
+
+fn check_chain(envelope: &Envelope, chain_id: u64) -> Result<()> {
+    match envelope.chain_id() {
+        Some(id) if id == chain_id => Ok(()),
+        Some(id) => Err(RpcError::server(format!("invalid chain id for signer: have {id} want {chain_id}"))),
+        None => Err(RpcError::server("only replay-protected (EIP-155) transactions allowed over RPC")),
+    }
+}
+
+fn recover_sender(envelope: &Envelope) -> Result<Address> {
+    let invalid = || RpcError::server("invalid sender: invalid transaction v, r, s values");
+    let signature: &Signature = envelope.signature();
+    if signature.s() > HALF_ORDER {
+        return Err(invalid());
+    }
+    let mut rs = [0u8; 64];
+    rs[..32].copy_from_slice(&signature.r().to_be_bytes::<32>());
+    rs[32..].copy_from_slice(&signature.s().to_be_bytes::<32>());
+    recover_address(&envelope.signature_hash(), &rs, u8::from(signature.v())).ok_or_else(invalid)
+}

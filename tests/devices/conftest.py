@@ -1,0 +1,17 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mosquitto import Mosquitto
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A running mosquitto with the settings that docs/protocol.md asks of a broker."""
+    found = Mosquitto(tmp_path)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.kill()

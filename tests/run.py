@@ -1,0 +1,47 @@
+"""Everything `make test` does after the set-up, with a line per step and a summary at the end.
+
+    python tests/run.py [lint]
+
+The last output is pytest's own, followed by one line per step with its time.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+LINT = (
+    ("ruff", [BIN / "ruff", "check", "."]),
+    ("format", [BIN / "ruff", "format", "--check", "--quiet", "."]),
+    ("types", [BIN / "mypy"]),
+    ("types of firmware-sim", [BIN / "mypy", "--strict", "firmware-sim/firmware_sim"]),
+    ("layers", [BIN / "lint-imports", "--no-cache"]),
+)
+TESTS = (
+    ("tests", [BIN / "coverage", "run", "-m", "pytest", "-q", "--durations=10"]),
+    ("coverage of the core", [sys.executable, "tests/coverage_gate.py"]),
+)
+
+
+def main() -> int:
+    """Run the steps; the first that fails ends the run with its exit code."""
+    steps = LINT if sys.argv[1:] == ["lint"] else (*LINT, *TESTS)
+    times: list[str] = []
+    began = time.monotonic()
+    for name, command in steps:
+        print(f"== {name}", flush=True)
+        started = time.monotonic()
+        code = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
+        times.append(f"{name} {time.monotonic() - started:.0f} s")
+        if code:
+            print(f"FAILED at: {name}", flush=True)
+            return code
+    print(f"all passed in {time.monotonic() - began:.0f} s: {', '.join(times)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
