@@ -47,7 +47,7 @@ $(VENV)/.dev: requirements-dev.lock | $(VENV)/.python
 
 # The embedded execution layer is compiled here once; later builds only compile what changed.
 $(VENV)/.evm: $(EVM_SOURCES) | $(VENV)/.runtime
-	@command -v cargo >/dev/null || { echo "metergate: a Rust toolchain (cargo 1.88 or later) is needed: install rustup, then run this again" >&2; exit 2; }
+	@command -v cargo >/dev/null || { echo "metergate: a Rust toolchain (cargo 1.91 or later) is needed: install rustup, then run this again" >&2; exit 2; }
 	@echo "== building the embedded execution layer (Rust; some minutes the first time)" >&2
 	@started=$$(date +%s); \
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./$(EVM) >&2 \

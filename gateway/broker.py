@@ -14,6 +14,22 @@ import signal
 
 from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig
+from amqtt.session import Session
+
+
+class DemoBroker(Broker):  # type: ignore[misc]  # amqtt has no type information
+    """amqtt, but retained messages go only to those who subscribed to them.
+
+    amqtt 0.12 sends every client that connects the retained messages of everybody's subscriptions: a device that
+    asked for the offer would get the state of all others first.
+    """
+
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        subscribers = self._subscriptions.get(subscription[0], ())
+        if any(subscriber.client_id == session.client_id for subscriber, _ in subscribers):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
 
 
 async def run(port: int) -> None:
@@ -22,7 +38,7 @@ async def run(port: int) -> None:
         listeners={"default": ListenerConfig(bind=f"127.0.0.1:{port}", max_connections=10_000)},
         plugins={"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
     )
-    broker = Broker(config)
+    broker = DemoBroker(config)
     await broker.start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

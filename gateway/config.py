@@ -100,11 +100,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def parse_config(text: str, source: str) -> Config:
     """Return the configuration in `text`. Raises SetupError that names the key and what was expected."""
     try:
-        return msgspec.convert(tomllib.loads(text), Config)
+        config = msgspec.convert(tomllib.loads(text), Config)
     except tomllib.TOMLDecodeError as error:
         raise SetupError(f"{source} is not valid TOML: {error}.") from error
     except msgspec.ValidationError as error:
         raise SetupError(f"{source}: {_explain(str(error))}.") from error
+    if config.settlement.every_s > config.offer.withdraw_delay // 2:
+        raise SetupError(
+            f"{source}: key `settlement.every_s`: expected at most half of offer.withdraw_delay "
+            f"({config.offer.withdraw_delay // 2}), or a payer could take back what is owed between two settlements."
+        )
+    return config
 
 
 def load_config(path: Path) -> Config:

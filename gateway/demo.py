@@ -282,7 +282,8 @@ async def _watch(
     assert fleet.stdout is not None, "the fleet's output is a pipe"
     output = asyncio.ensure_future(fleet.stdout.read())
     stopping = asyncio.ensure_future(stop.wait())
-    deadline = None if options.duration is None else time.monotonic() + options.duration
+    # The fleet ends by itself after its duration; this is for one that does not.
+    deadline = None if options.duration is None else time.monotonic() + options.duration + FLEET_STOP_S
     while not output.done() and not work.done():
         await asyncio.wait((output, stopping, work), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
         say.progress(gateway)
