@@ -20,7 +20,7 @@ from channels.types import (
     Signature,
 )
 
-# A signed `open` in JSON takes about 1.4 KiB; what is larger is not read at all.
+# A signed `open` in JSON takes about 1 KiB; what is larger is not read at all.
 PAYLOAD_MAX = 4096
 
 # The deepest message, `open`, has four levels; the rest is room for keys that later versions may add.

@@ -91,6 +91,7 @@ class Openings:
         self._spawn = spawn
         self._granted: list[_Granted] = []
         self._in_flight = 0
+        self.on_refused: Callable[[Refusal], None] = lambda refusal: None
 
     # -- in the pipeline: no await --
 
@@ -257,6 +258,7 @@ class Openings:
         number = self._books.journal.number
         if refusal is not None:
             receipt = self._refused(device, message, refusal, number)
+            self.on_refused(refusal)
         else:
             channel = self._books.ledger.channels[open_id(message, offer_network(self._terms.current))]
             receipt = channel_receipt(channel, 0, message.answers, number)

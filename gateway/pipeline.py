@@ -101,6 +101,7 @@ class Pipeline:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="verify")
         self._commit_of_record = lru_cache(maxsize=8)(books.journal.records)  # a replayed batch is a few commits
         self.counters = Counters()
+        openings.on_refused = self._refused
 
     async def run(self) -> None:
         """Process frames until the link stops."""

@@ -18,6 +18,7 @@ from channels.machine import (
 from channels.readings import SEQ_AHEAD_MAX
 from channels.refusals import Refusal
 from channels.state import (
+    Account,
     ActionClose,
     ActionClosed,
     ActionForgive,
@@ -387,6 +388,25 @@ def test_the_usable_balance_is_what_stays_should_the_withdrawal_end_now() -> Non
     assert make_channel().usable_balance == 1_000
     assert make_channel(phase=Phase.WITHDRAWING, withdrawing=200).usable_balance == 800
     assert make_channel(withdrawing=995, claimed=20).usable_balance == 20
+
+
+def test_the_numbers_of_the_phases_are_in_journals() -> None:
+    assert [(phase.name, int(phase)) for phase in Phase] == [
+        ("OPENING", 1),
+        ("OPEN", 2),
+        ("WITHDRAWING", 3),
+        ("CLOSING", 4),
+        ("CLOSED", 5),
+    ]
+
+
+def test_a_bare_channel_and_a_bare_account_hold_nothing() -> None:
+    bare = make_open()
+    channel = Channel(bare.id, bare.config, bare.device, bare.service, 0, Phase.OPENING, make_meter())
+    account = Account(bytes(32), bare.device, bare.service, bytes(20), bytes(20), make_meter())
+    for thing in (channel, account):
+        names = thing.__struct_fields__[-len(thing.__struct_defaults__) :]
+        assert {name: getattr(thing, name) for name in names if getattr(thing, name)} == {}
 
 
 def test_derived_figures() -> None:

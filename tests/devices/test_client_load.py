@@ -115,6 +115,22 @@ async def test_qos_0_is_dropped_above_the_bound_and_counted(broker: Mosquitto) -
         link.acknowledge(frames)  # QoS 0 has nothing to acknowledge, and nothing breaks
 
 
+async def test_small_packets_are_sent_at_once(broker: Mosquitto) -> None:
+    """Without TCP_NODELAY each way waits for a delayed acknowledgement, 40 ms on Linux."""
+    async with linked(broker) as link:
+        with Peer(broker.port, "mp/1/gw1/m/receipt") as peer:
+            took = []
+            for number in range(1, 22):
+                started = time.perf_counter()
+                peer.publish("mp/1/gw1/m/usage", b"x")
+                frames = await take(link, 1)
+                link.acknowledge(frames)
+                await link.publish_receipt("m", b"answer")
+                await asyncio.to_thread(peer.wait_for, lambda messages, n=number: len(messages) == n)
+                took.append(time.perf_counter() - started)
+            assert sorted(took)[10] < 0.03
+
+
 CHILD = """
 import asyncio, sys
 from devices.client import DeviceLink, LinkSettings

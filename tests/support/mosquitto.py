@@ -17,6 +17,7 @@ persistence_location {directory}/
 autosave_interval 1
 max_queued_messages 0
 max_inflight_messages {window}
+set_tcp_nodelay true
 log_dest stderr
 """
 

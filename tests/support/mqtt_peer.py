@@ -1,5 +1,6 @@
 """The other side of the broker for tests: something that publishes as devices do and listens."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,9 @@ class Peer:
         self._client.max_inflight_messages_set(200)
         self._client.on_message = self._on_message
         self._client.on_connect = self._on_connect
+        self._client.on_socket_open = lambda _client, _data, sock: sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )
         self._client.on_subscribe = lambda *_: self._ready.set()
         if tls:
             self._client.tls_set(**tls)

@@ -185,6 +185,13 @@ def _bad_open() -> list[Case]:
     ]
     cases = [_bad(f"JSON open: {name}", "open", compact(members).encode()) for name, members in bad]
     cases += [_bad(f"CBOR open: {name}", "open", cbor2.dumps(string_keyed(members))) for name, members in bad]
+    text_only = [bad[name] for name in (5, 8, 16)]
+    assert [name for name, _ in text_only] == ["neither form", "register of 2^64", "an earner's salt of 31 bytes"]
+    text_only += [
+        ("a service of bytes", {**good, "service": b"grid-power"}),
+        ("register 07", {**good, "register": "07"}),
+    ]
+    cases += [_bad(f"CBOR open as text: {name}", "open", cbor2.dumps(members)) for name, members in text_only]
     number = {**good, "deposit": {**good["deposit"], "amount": 5_000_000}}
     cases.append(_bad("JSON open: amount is a number", "open", compact(number).encode()))
     for name, state in (
