@@ -178,7 +178,8 @@ def _refund(channel: Channel, change: ContractReceiveRefund) -> Channel:
     balance = channel.balance - change.amount
     if balance < channel.claimed:
         raise Contradiction(f"refunded {change.amount} with {channel.balance - channel.claimed} unclaimed")
-    withdrawing = min(channel.withdrawing, balance - channel.claimed)
+    # As the contract does: what is left of a withdrawal stays armed, even above what is unclaimed now.
+    withdrawing = max(0, channel.withdrawing - change.amount)
     phase = Phase.OPEN if channel.phase is Phase.WITHDRAWING and withdrawing == 0 else channel.phase
     return replace(
         channel,

@@ -139,8 +139,8 @@ class ReceiveReading(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class ActionOpen(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The gateway accepts an `open`: terms checked, the payer's deposit authorization verified.
 
-    `balance`, `claimed`, `withdrawing` and `position` are read from the chain at one block. `funded`: that
-    the authorised deposit is in that balance already: others may submit it first.
+    `balance`, `claimed`, `withdrawing` and `position` are read from the chain at one block. `funded`: there
+    is money to spend in it already, for others may submit a deposit first.
     """
 
     id: ChannelId

@@ -58,8 +58,12 @@ class Books:
     def write(self, records: Sequence[Record]) -> "asyncio.Future[None]":
         """Apply records and journal them as one commit; the future ends when they are on disk."""
         number = self.next_number
-        for record in records:
-            self.ledger.apply(record, number)
+        try:
+            for record in records:
+                self.ledger.apply(record, number)
+        except BaseException as error:
+            self.journal.fail(f"a commit could not be applied: {error}")
+            raise
         return self.journal_applied(records)
 
     def journal_applied(self, records: Sequence[Record]) -> "asyncio.Future[None]":

@@ -5,12 +5,14 @@ is silently ignored costs money.
 """
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from channels.types import U64_MAX, U128_MAX
 from gateway.errors import SetupError
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="letters, digits, _ and -, 1 to 64")]
@@ -100,17 +102,45 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def parse_config(text: str, source: str) -> Config:
     """Return the configuration in `text`. Raises SetupError that names the key and what was expected."""
     try:
-        config = msgspec.convert(tomllib.loads(text), Config)
+        raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SetupError(f"{source} is not valid TOML: {error}.") from error
+    _check_services(raw.get("services"), source)
+    try:
+        config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         raise SetupError(f"{source}: {_explain(str(error))}.") from error
-    if config.settlement.every_s > config.offer.withdraw_delay // 2:
-        raise SetupError(
-            f"{source}: key `settlement.every_s`: expected at most half of offer.withdraw_delay "
-            f"({config.offer.withdraw_delay // 2}), or a payer could take back what is owed between two settlements."
-        )
+    for key, expected, holds in _ranges(config):
+        if not holds:
+            raise SetupError(f"{source}: key `{key}`: expected {expected}.")
     return config
+
+
+def _check_services(services: object, source: str) -> None:
+    """Check services one by one first: an error in a table of many names would not say which one."""
+    if not isinstance(services, dict):
+        return
+    for name, service in services.items():
+        try:
+            msgspec.convert(name, Name)
+            msgspec.convert(service, ServiceConfig)
+        except msgspec.ValidationError as error:
+            raise SetupError(f"{source}: {_explain(str(error), f'services.{name}')}.") from error
+
+
+def _ranges(config: Config) -> Iterator[tuple[str, str, bool]]:
+    """Yield (key, what is expected, whether it holds) for what types cannot say."""
+    for name, service in config.services.items():
+        yield f"services.{name}.price", "less than 2^64", int(service.price) <= U64_MAX
+    offer = config.offer
+    yield "offer.min_deposit", "1 or more, less than 2^128", 0 < int(offer.min_deposit) <= U128_MAX
+    yield "offer.max_ahead", "less than 2^128", int(offer.max_ahead) <= U128_MAX
+    most = offer.withdraw_delay // 2
+    yield (
+        "settlement.every_s",
+        f"at most {most}, half of offer.withdraw_delay, or a payer could take back what is owed between settlements",
+        config.settlement.every_s <= most,
+    )
 
 
 def load_config(path: Path) -> Config:
@@ -131,11 +161,10 @@ def load_config(path: Path) -> Config:
     )
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, table: str = "") -> str:
     """Turn "Expected `int`, got `str` - at `$.mqtt.port`" into words that begin with the key."""
     problem, _, where = message.partition(" - at `")
-    key = where.rstrip("`").removeprefix("$").removeprefix(".")
+    inner = where.rstrip("`").removeprefix("$").removeprefix(".")
+    key = ".".join(part for part in (table, inner) if part)
     problem = problem[:1].lower() + problem[1:]
-    if not key:
-        return f"at the top level: {problem}"
-    return f"key `{key}`: {problem}"
+    return f"key `{key}`: {problem}" if key else f"at the top level: {problem}"

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from gateway.audit import Unsteady, audit
 from gateway.chain_server import serve
-from gateway.enrolment import BadRequest, add_device, parse_device
+from gateway.enrolment import add_device, parse_device
 from gateway.errors import SetupError
 from gateway.queries import last_readings
 from gateway.service import Gateway
@@ -76,9 +76,9 @@ def application(gateway: Gateway) -> Starlette:
             return JSONResponse({"error": f"a request has at most {BODY_MAX} bytes"}, 413)
         try:
             record = parse_device(json.loads(body))
-        except (BadRequest, ValueError) as error:
+            await add_device(gateway.books, gateway.registry, record)
+        except ValueError as error:  # BadRequest, or no JSON
             return JSONResponse({"error": str(error)}, 400)
-        await add_device(gateway.books, gateway.registry, record)
         return JSONResponse({"device": record.device}, 201)
 
     async def get_books(request: Request) -> Response:

@@ -4,13 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from devices.registry import PAYERS_PER_DEVICE_MAX, Registry, RegistryError
+from devices.registry import ACCOUNTS_PER_DEVICE_MAX, PAYERS_PER_DEVICE_MAX, Registry, RegistryError
 from devices.topics import is_id
 from gateway.books import Books
 from gateway.records import DeviceAdded
 
 NOTE_MAX = 200
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 
 
 class BadRequest(ValueError):
@@ -18,32 +17,46 @@ class BadRequest(ValueError):
 
 
 def parse_device(body: Any) -> DeviceAdded:
-    """Return the record for {"device", "payers"?, "note"?}. Raises BadRequest."""
+    """Return the record for {"device", "payers"?, "accounts"?, "note"?}. Raises BadRequest."""
     if not isinstance(body, Mapping) or not isinstance(body.get("device"), str) or not is_id(body["device"]):
         raise BadRequest("device: expected 1 to 64 of A-Z a-z 0-9 _ -")
-    payers = body.get("payers", [])
     note = body.get("note", "")
-    if not isinstance(payers, list) or len(payers) > PAYERS_PER_DEVICE_MAX:
-        raise BadRequest(f"payers: expected a list of at most {PAYERS_PER_DEVICE_MAX} addresses")
-    for payer in payers:
-        if not isinstance(payer, str) or not _ADDRESS.fullmatch(payer):
-            raise BadRequest(f"payers: {payer!r} is not 0x and 40 hex digits")
     if not isinstance(note, str) or len(note) > NOTE_MAX or not note.isprintable():
         raise BadRequest(f"note: expected at most {NOTE_MAX} printable characters")
-    return DeviceAdded(body["device"], tuple(bytes.fromhex(payer[2:]) for payer in payers), note)
+    return DeviceAdded(
+        device=body["device"],
+        payers=_hex_list(body, "payers", 20, PAYERS_PER_DEVICE_MAX),
+        note=note,
+        accounts=_hex_list(body, "accounts", 32, ACCOUNTS_PER_DEVICE_MAX),
+    )
+
+
+def _hex_list(body: Mapping[str, Any], name: str, size: int, most: int) -> tuple[bytes, ...]:
+    values = body.get(name, [])
+    if not isinstance(values, list) or len(values) > most:
+        raise BadRequest(f"{name}: expected a list of at most {most}")
+    for value in values:
+        if not isinstance(value, str) or not re.fullmatch(rf"0x[0-9a-fA-F]{{{2 * size}}}", value, re.ASCII):
+            raise BadRequest(f"{name}: {value!r} is not 0x and {2 * size} hex digits")
+    return tuple(bytes.fromhex(value[2:]) for value in values)
 
 
 async def add_device(books: Books, registry: Registry, record: DeviceAdded) -> None:
-    """Enrol a device, or replace what was said about it. Raises BadRequest when a bound is reached."""
-    known = registry.device(record.device)
-    held = set() if known is None else known.payers
-    if len(held | set(record.payers)) > PAYERS_PER_DEVICE_MAX:
+    """Enrol a device, or add to what it may open. Raises BadRequest when a bound is reached."""
+    known = books.ledger.devices.get(record.device.encode())
+    payers = set(record.payers) | set(known.payers if known else ())
+    accounts = set(record.accounts) | set(known.accounts if known else ())
+    if len(payers) > PAYERS_PER_DEVICE_MAX:
         raise BadRequest(f"device {record.device} would have more than {PAYERS_PER_DEVICE_MAX} payers")
+    if len(accounts) > ACCOUNTS_PER_DEVICE_MAX:
+        raise BadRequest(f"device {record.device} would have more than {ACCOUNTS_PER_DEVICE_MAX} accounts")
     try:
         registry.add_device(record.device, record.note)
         for payer in record.payers:
             registry.enrol_payer(record.device, payer)
+        for account in record.accounts:
+            registry.enrol_account(account)
     except RegistryError as error:
         raise BadRequest(str(error)) from error
-    payers = tuple(sorted(held | set(record.payers)))
-    await books.write([DeviceAdded(record.device, payers, record.note)])
+    note = record.note or (known.note if known else "")
+    await books.write([DeviceAdded(record.device, tuple(sorted(payers)), note, tuple(sorted(accounts)))])

@@ -45,6 +45,7 @@ class Journal:
         self.path = path
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._db = _open(path)
+        self._failed: str | None = None
         self.number = int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
 
     @property
@@ -117,12 +118,20 @@ class Journal:
         self._transaction(write)
 
     def _transaction(self, write: Callable[[sqlite3.Connection], object]) -> None:
+        # After one failure nothing more is written: a later commit must not be on disk without an earlier one.
+        if self._failed is not None:
+            raise JournalFault(self._failed)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             write(self._db)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise JournalFault(f"cannot write {self.path}: {error}") from error
+            self._failed = f"cannot write {self.path}: {error}"
+            raise JournalFault(self._failed) from error
+
+    def fail(self, reason: str) -> None:
+        """Let nothing more be written: memory holds a state that no commit leads to."""
+        self._failed = self._failed or reason
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -60,6 +60,11 @@ class KeyRing:
         """All own addresses: money between them is internal."""
         return frozenset(key.address for key in (*self.lanes, self.authorizer, self.treasury, self.operator))
 
+    @property
+    def cash_addresses(self) -> frozenset[Address]:
+        """Where the gateway's tokens are: lanes and treasury. Only these are in the books of cash."""
+        return frozenset((self.treasury.address, *(key.address for key in self.lanes)))
+
 
 def derive(seed: bytes, path: tuple[int, ...]) -> bytes:
     """Return the private key at a path of hardened BIP-32 steps."""
@@ -107,6 +112,8 @@ def write_seed(path: Path, seed: bytes, passphrase: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise SetupError(f"{path} exists; a key file is never overwritten. Move it away first.") from error
+    except OSError as error:
+        raise SetupError(f"cannot write the key file {path}: {error.strerror}.") from error
     with os.fdopen(descriptor, "w") as file:
         json.dump(body, file, indent=1)
         file.flush()

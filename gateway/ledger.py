@@ -22,7 +22,7 @@ from channels.state import (
     Channel,
     ReceiveReading,
 )
-from channels.types import Address, ChannelId, OfferId
+from channels.types import AccountId, Address, ChannelId, OfferId
 from gateway import records as r
 from gateway.errors import JournalFault
 from gateway.history import History
@@ -48,6 +48,7 @@ class Device(msgspec.Struct, frozen=True, array_like=True):
 
     payers: tuple[Address, ...]
     note: str
+    accounts: tuple[AccountId, ...] = ()
 
 
 class Totals(msgspec.Struct, frozen=True, array_like=True):
@@ -184,7 +185,7 @@ class Ledger:
         self.offers[number.to_bytes(8, "big")] = record
 
     def _apply_device(self, record: r.DeviceAdded, number: int) -> None:
-        self.devices[record.device.encode()] = Device(record.payers, record.note)
+        self.devices[record.device.encode()] = Device(record.payers, record.note, record.accounts)
 
     def _apply_account(self, record: r.AccountOpened, number: int) -> None:
         account = record.account

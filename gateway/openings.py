@@ -199,7 +199,7 @@ class Openings:
         known = self._books.ledger.channels.get(grant.id)
         if used and known is not None and known.phase is not Phase.CLOSED:
             await self._watcher.passed(head.number)
-            return Status.DUPLICATE
+            return self._arrived(grant, Status.DUPLICATE)
         refusal = await self._take(grant, known, used)
         if refusal is not None:
             return refusal
@@ -214,7 +214,12 @@ class Openings:
         if not await self._used(grant):
             return Refusal.DEPOSIT_INVALID
         await self._watcher.passed((await self._layer.head()).number)
-        return Status.ACCEPTED
+        return self._arrived(grant, Status.ACCEPTED)
+
+    def _arrived(self, grant: OpenGrant, outcome: Status) -> Refusal | Status:
+        """Return `outcome` unless nothing has arrived: a used authorization may be one that its payer cancelled."""
+        opening = self._books.ledger.channels[grant.id].phase is Phase.OPENING
+        return Refusal.DEPOSIT_INVALID if opening else outcome
 
     async def _used(self, grant: OpenGrant) -> bool:
         return await self._layer.authorization_used(grant.config.token, grant.config.payer, grant.nonce)
@@ -224,16 +229,20 @@ class Openings:
         return Call(self._operator, SETTLEMENT_ADDRESS, data)
 
     async def _take(self, grant: OpenGrant, known: Channel | None, funded: bool) -> Refusal | None:
-        """Bind the channel, as the chain has it now, unless it is bound and open already."""
+        """Bind the channel, as the chain has it at the last final block, unless it is bound and open already."""
         if known is not None and known.phase is not Phase.CLOSED:
             return Refusal.NOT_OPEN if known.phase is Phase.CLOSING else None
+        if funded:  # wait until that deposit is final
+            await self._watcher.passed((await self._layer.head()).number)
         while True:
-            block = (await self._layer.head()).number
+            block = self._watcher.block
             (view,) = await self._layer.channels([grant.id], block)
-            if self._watcher.applied <= block:
+            if self._watcher.applied == block:
                 break  # else the watcher has passed over later events of a channel it did not know
-        if funded and view.balance <= view.total_claimed:
-            return Refusal.DEPOSIT_INVALID  # the authorised money was spent or taken back already
+        # Money that is there, whoever put it there, opens the channel at once.
+        spendable = view.balance > view.total_claimed
+        if funded and not spendable:
+            return Refusal.DEPOSIT_INVALID  # the authorised money was spent, taken back or never sent
         action = ActionOpen(
             id=grant.id,
             config=grant.config,
@@ -247,15 +256,17 @@ class Openings:
             claimed=view.total_claimed,
             withdrawing=view.withdrawing,
             position=(block + 1 << 32) - 1,  # every event up to and in this block is in these amounts
-            funded=funded,
+            funded=spendable,
         )
+        self._registry.bind_channel(grant.id, grant.device, grant.service)
         await self._books.write([ChannelTaken(action)])
         return None
 
     async def _end(self, device: str, message: Open, outcome: Refusal | Status) -> None:
         refusal = outcome if isinstance(outcome, Refusal) else None
-        await self._books.write([OpenEnded(device, 0 if refusal is None else int(refusal))])
-        number = self._books.journal.number
+        number = self._books.next_number
+        written = self._books.write([OpenEnded(device, 0 if refusal is None else int(refusal))])
+        # Built in the same step: the receipt tells the state as of this commit, not of later ones.
         if refusal is not None:
             receipt = self._refused(device, message, refusal, number)
             self.on_refused(refusal)
@@ -264,6 +275,7 @@ class Openings:
             receipt = channel_receipt(channel, 0, message.answers, number)
             if outcome is Status.DUPLICATE:
                 receipt = _duplicate(receipt)
+        await written
         await self._answer(device, encode_receipt(receipt, message.encoding))
 
     def _refused(self, device: str, message: Open, refusal: Refusal, number: int) -> Receipt:

@@ -45,11 +45,12 @@ class OfferIssued(_Record, frozen=True, gc=False, array_like=True, tag="offer"):
 
 
 class DeviceAdded(_Record, frozen=True, gc=False, array_like=True, tag="device"):
-    """The operator enrolled a device, with the payers it may open channels for."""
+    """The operator enrolled a device, with the payers and the earner accounts it may open."""
 
     device: str
     payers: tuple[Address, ...]
     note: str
+    accounts: tuple[AccountId, ...] = ()
 
 
 class AccountOpened(_Record, frozen=True, gc=False, array_like=True, tag="account"):

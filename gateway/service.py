@@ -7,10 +7,12 @@ import os
 from collections.abc import Awaitable
 from pathlib import Path
 
-from channels.types import SETTLEMENT_ADDRESS, Address, Network, TokenDomain
+from channels.types import SETTLEMENT_ADDRESS, U256_MAX, Address, Network, TokenDomain
 from devices.client import DeviceLink
 from devices.enrolment import EnrolmentPolicy
 from devices.link import LinkSettings, MqttVersion
+from devices.offer_book import OfferRejected
+from devices.offers import OfferInvalid
 from devices.registry import Registry
 from gateway.books import Books
 from gateway.config import Config
@@ -25,9 +27,9 @@ from gateway.sending import Outbox
 from gateway.settler import Settler
 from gateway.terms import TermsBook, wanted_terms
 from gateway.watcher import Watcher
-from settlement.deploy import DeploymentFailed, ensure_allowance
+from settlement.calls import approve
 from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
-from settlement.port import ExecutionLayer
+from settlement.port import Call, ExecutionLayer, Revert
 
 log = logging.getLogger("metergate")
 
@@ -74,7 +76,7 @@ class Gateway:
             await self._start_chain()
         except ChainUnavailable as error:
             raise SetupError(f"the chain at {self.config.chain.url} cannot be reached: {error}.") from error
-        except (ChainMisbehaved, ChainRefused, DeploymentFailed) as error:
+        except (ChainMisbehaved, ChainRefused) as error:
             raise SetupError(f"the chain at {self.config.chain.url} does not fit: {error}.") from error
         self._wire()
         await self._renew_offer()
@@ -95,7 +97,7 @@ class Gateway:
             self.layer,
             self.token,
             (key.address for key in self.keys.lanes),
-            self.keys.addresses,
+            self.keys.cash_addresses,
             settlement=SETTLEMENT_ADDRESS,
             confirmations=self.config.chain.confirmations,
             poll_s=self.config.chain.poll_ms / 1000,
@@ -106,8 +108,17 @@ class Gateway:
         self.outbox.on_trouble = log.warning
         await self.outbox.resume()
         await self.watcher.step()
-        treasury = self.outbox.sender(self.keys.treasury.address)
-        await ensure_allowance(self.layer, treasury, self.token, self.payouts, ALLOWANCE_MIN)
+        await self._approve_payouts()
+
+    async def _approve_payouts(self) -> None:
+        """Let CumulativePayouts take the treasury's tokens: it does so only in `pay`, and only for its caller."""
+        treasury = self.keys.treasury.address
+        if await self.layer.allowance(self.token, treasury, self.payouts) >= ALLOWANCE_MIN:
+            return
+        call = Call(treasury, self.token, approve(self.payouts, U256_MAX))
+        outcome = await self.outbox.execute(call, "approve CumulativePayouts")
+        if isinstance(outcome, Revert) or not outcome.succeeded:
+            raise ChainMisbehaved("the token refuses the treasury's approval of the payouts contract")
 
     async def _found(self) -> None:
         """Write the journal's first record, or check that the journal is of this gateway."""
@@ -215,10 +226,14 @@ class Gateway:
     async def _renew_offer(self) -> None:
         assert self._token_domain is not None, "the chain was asked at start"
         wanted = wanted_terms(self.config, self.keys, self._token_domain, self.watcher.chain_time)
-        issued = self.terms.renew(wanted, self.keys.authorizer.private)
+        try:
+            issued = self.terms.renew(wanted, self.keys.authorizer.private)
+            if issued is not None:
+                self.terms.observe(issued)  # checked before it is journaled: a journal must replay
+        except (OfferInvalid, OfferRejected) as error:
+            raise SetupError(f"the configured offer cannot be issued: {error}.") from error
         if issued is not None:
             await self.books.write([issued])
-            self.terms.observe(issued)
 
 
 def fill_registry(registry: Registry, ledger: Ledger) -> None:
@@ -227,6 +242,8 @@ def fill_registry(registry: Registry, ledger: Ledger) -> None:
         registry.add_device(key.decode(), device.note)
         for payer in device.payers:
             registry.enrol_payer(key.decode(), payer)
+        for account_id in device.accounts:
+            registry.enrol_account(account_id)
     for channel in ledger.channels.values():
         registry.bind_channel(channel.id, channel.device, channel.service)
     for account in ledger.accounts.values():

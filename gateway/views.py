@@ -83,6 +83,7 @@ def device_view(ledger: Ledger, name: str) -> dict[str, Any] | None:
         "device": name,
         "note": "" if enrolled is None else enrolled.note,
         "payers": [] if enrolled is None else [f"0x{payer.hex()}" for payer in enrolled.payers],
+        "enrolled_accounts": [] if enrolled is None else [f"0x{account.hex()}" for account in enrolled.accounts],
         "channels": [_channel(channel) for channel in channels],
         "accounts": [_account(account) for account in accounts],
     }

@@ -6,7 +6,8 @@ cursor is journaled in the commit that holds the events before it, so a restart 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 
 from channels.state import (
     ChainChange,
@@ -48,7 +49,7 @@ class Watcher:
         layer: ExecutionLayer,
         token: Address,
         lanes: Iterable[Address],
-        own: frozenset[Address],
+        cash: frozenset[Address],
         *,
         settlement: Address,
         confirmations: int,
@@ -58,7 +59,7 @@ class Watcher:
         self._layer = layer
         self._token = token
         self._lanes = frozenset(lanes)
-        self._own = own
+        self._cash = cash
         self._settlement = settlement
         self._confirmations = confirmations
         self._poll_s = poll_s
@@ -112,7 +113,7 @@ class Watcher:
 
     async def _read(self, first: int, last: int) -> None:
         events = await self._layer.events(first, last)
-        incoming = await self._layer.transfers_to(self._token, sorted(self._own), first, last)
+        incoming = await self._layer.transfers_to(self._token, sorted(self._cash), first, last)
         block = await self._layer.block(last)
         if block is None:
             raise ChainUnavailable(f"the chain no longer has its block {last}")
@@ -121,7 +122,7 @@ class Watcher:
         records: list[Record] = []
         for event in events:
             self._take(event, records)
-        records += [record for transfer in incoming for record in self._cash(transfer)]
+        records += self._received(incoming, events)
         self.applied = last
         if records or last - self._books.ledger.totals.block >= SEEN_EVERY_BLOCKS:
             await self._books.write([*records, ChainSeen(last, block.hash, block.timestamp)])
@@ -130,7 +131,8 @@ class Watcher:
         ledger = self._books.ledger
         match event:
             case ChannelCreated():
-                if event.channel_id not in ledger.channels and event.config.receiver in self._lanes:
+                ours = event.config.receiver in self._lanes and event.config.token == self._token
+                if ours and event.channel_id not in ledger.channels:
                     records.append(ForeignChannel(event.channel_id, event.config.receiver))
                 return
             case Settled():
@@ -150,8 +152,24 @@ class Watcher:
         ):
             records.append(ForeignClaim(identifier, event.total_claimed))
 
-    def _cash(self, transfer: Transfer) -> Iterable[Record]:
-        if transfer.sender not in self._own and transfer.sender != self._settlement:
+    def _received(self, transfers: Iterable[Transfer], events: Iterable[ChainEvent]) -> Iterator[Record]:
+        """Yield what came in from outside: neither between own addresses, nor a lane's settled claims.
+
+        The settlement contract may send us tokens in other ways too, by a refund or a settlement that strangers
+        arranged; those are gifts like any other.
+        """
+        settled = Counter(
+            (event.tx_hash, event.receiver, event.amount)
+            for event in events
+            if isinstance(event, Settled) and event.receiver in self._lanes and event.token == self._token
+        )
+        for transfer in transfers:
+            if transfer.sender in self._cash:
+                continue
+            key = (transfer.tx_hash, transfer.receiver, transfer.amount)
+            if transfer.sender == self._settlement and settled[key]:
+                settled[key] -= 1
+                continue
             yield CashReceived(transfer.position, transfer.receiver, transfer.sender, transfer.amount)
 
 

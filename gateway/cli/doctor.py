@@ -133,7 +133,7 @@ async def _audit(config: Config, keys: KeyRing, books: OfflineBooks) -> tuple[li
         layer,
         bytes.fromhex(config.chain.asset[2:]),
         (key.address for key in keys.lanes),
-        keys.addresses,
+        keys.cash_addresses,
         settlement=SETTLEMENT_ADDRESS,
         confirmations=config.chain.confirmations,
         poll_s=config.chain.poll_ms / 1000,

@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("device")
     add.add_argument("--payer", type=_address, action="append", default=[], metavar="ADDRESS",
                      help="a payer whose channels it may open without a binding (may be repeated)")  # fmt: skip
+    add.add_argument("--account", type=_identifier, action="append", default=[], metavar="ID",
+                     help="an earner account that it may open (may be repeated)")  # fmt: skip
     add.add_argument("--note", default="", help="whose it is, where it is")
     _config(add)
     add.set_defaults(run=operate.device_add)
@@ -164,6 +166,14 @@ class _whole:
 
 
 def _address(text: str) -> bytes:
-    if not re.fullmatch(r"0x[0-9a-fA-F]{40}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected an address, 0x and 40 hex digits")
+    return _hex(text, 20, "an address")
+
+
+def _identifier(text: str) -> bytes:
+    return _hex(text, 32, "an account id")
+
+
+def _hex(text: str, size: int, what: str) -> bytes:
+    if not re.fullmatch(rf"0x[0-9a-fA-F]{{{2 * size}}}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {what}, 0x and {2 * size} hex digits")
     return bytes.fromhex(text[2:])

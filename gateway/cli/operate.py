@@ -8,7 +8,6 @@ import signal
 import sys
 from typing import Any
 
-from channels.types import Address
 from gateway.cli.asking import ask
 from gateway.cli.setup import open_keys
 from gateway.config import load_config
@@ -114,6 +113,7 @@ def device_add(options: argparse.Namespace) -> int:
     body = {
         "device": options.device,
         "payers": [_hex(payer) for payer in options.payer],
+        "accounts": [_hex(account) for account in options.account],
         "note": options.note,
     }
     if ask(config, "POST", "/v1/devices", body) is None:
@@ -162,5 +162,5 @@ def _print(value: Any) -> None:
     print(json.dumps(value))
 
 
-def _hex(address: Address) -> str:
-    return f"0x{address.hex()}"
+def _hex(value: bytes) -> str:
+    return f"0x{value.hex()}"
