@@ -108,7 +108,7 @@ class Registry:
         """Add a device, or change the note of a known one if a note is given. Raises RegistryError when full."""
         known = self._devices.get(device)
         if known is None:
-            if self.full:
+            if self.full and device not in self._joining:
                 raise RegistryError(f"{self.devices_max} devices are registered, the most there can be")
             known = self._devices[device] = Device(device, note)
         elif note:

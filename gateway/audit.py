@@ -41,13 +41,11 @@ async def _snapshot(books: Books, layer: ExecutionLayer, block: int, whole_chain
     assert founded is not None, "a running gateway has founded its journal"
     channels = tuple(ledger.channels.values())
     accounts = tuple(ledger.accounts.values())
-    signed = {payee: party.signed for payee, party in ledger.parties.items()}
+    parties = dict(ledger.parties)
     totals = ledger.totals
-    foreign: dict[Address, int] = {}
-    for entry in ledger.foreign.values():
-        foreign[entry.lane] = foreign.get(entry.lane, 0) + entry.claimed
+    foreign = dict(ledger.foreign)
     token = founded.token
-    payees = sorted({account.payee for account in accounts} | signed.keys())
+    payees = sorted(parties)
     paid = await layer.paid(founded.payouts, founded.treasury, token, payees, block)
     receivers = await layer.receivers([(lane, token) for lane in founded.lanes], block)
     held = await layer.token_balances(token, [founded.treasury, *founded.lanes], block)
@@ -60,7 +58,7 @@ async def _snapshot(books: Books, layer: ExecutionLayer, block: int, whole_chain
         channels=channels,
         accounts=accounts,
         parties={
-            payee: identities.PartyBook(amount, signed.get(payee, 0))
+            payee: identities.PartyBook(amount - parties[payee].base, parties[payee].signed)
             for payee, amount in zip(payees, paid, strict=True)
         },
         lanes=lanes,

@@ -5,7 +5,8 @@ same order. What it returns must be awaited before anything is acknowledged, sho
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from channels import invariants
@@ -58,13 +59,19 @@ class Books:
     def write(self, records: Sequence[Record]) -> "asyncio.Future[None]":
         """Apply records and journal them as one commit; the future ends when they are on disk."""
         number = self.next_number
-        try:
+        with self.all_or_nothing():
             for record in records:
                 self.ledger.apply(record, number)
+        return self.journal_applied(records)
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Let nothing more be journaled when the body fails: memory then holds what no commit leads to."""
+        try:
+            yield
         except BaseException as error:
             self.journal.fail(f"a commit could not be applied: {error}")
             raise
-        return self.journal_applied(records)
 
     def journal_applied(self, records: Sequence[Record]) -> "asyncio.Future[None]":
         """Journal records that the caller has just applied, in the same step, as commit `next_number`."""

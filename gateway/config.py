@@ -15,17 +15,17 @@ from msgspec import Meta
 from channels.types import U64_MAX, U128_MAX
 from gateway.errors import SetupError
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="letters, digits, _ and -, 1 to 64")]
-Hex20 = Annotated[str, Meta(pattern=r"^0x[0-9a-fA-F]{40}$", description="an address, 0x and 40 hex digits")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="letters, digits, _ and -, 1 to 64")]
+Hex20 = Annotated[str, Meta(pattern=r"^0x[0-9a-fA-F]{40}\Z", description="an address, 0x and 40 hex digits")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Amount = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,38})$", description="token base units, as a string")]
+Amount = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,38})\Z", description="token base units, as a string")]
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One metered service: `price` is an integer of 10⁻⁹ token base units per register unit."""
 
     unit: Annotated[str, Meta(min_length=1, max_length=16)]
-    price: Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,19})$", description="10⁻⁹ base units, as a string")]
+    price: Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,19})\Z", description="10⁻⁹ base units, as a string")]
     direction: Literal["pay", "earn"] = "pay"
     max_step: Annotated[int, Meta(ge=1, le=2**53 - 1)] = 1_000_000
 

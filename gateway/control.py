@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from gateway.audit import Unsteady, audit
 from gateway.chain_server import serve
-from gateway.enrolment import add_device, parse_device
+from gateway.enrolment import BadRequest, add_device, parse_device
 from gateway.errors import SetupError
 from gateway.queries import last_readings
 from gateway.service import Gateway
@@ -39,7 +39,8 @@ def application(gateway: Gateway) -> Starlette:
 
     async def post_settle(request: Request) -> Response:
         try:
-            ended = await asyncio.wait_for(asyncio.shield(gateway.settler.settle()), SETTLE_WAIT_S)
+            work = gateway.supervised(gateway.settler.settle(), ChainUnavailable, ChainRefused)
+            ended = await asyncio.wait_for(work, SETTLE_WAIT_S)
         except (ChainUnavailable, ChainRefused) as error:
             return JSONResponse({"error": f"this settlement stopped, the next one takes it up: {error}"}, 503)
         except TimeoutError:
@@ -76,15 +77,16 @@ def application(gateway: Gateway) -> Starlette:
             return JSONResponse({"error": f"a request has at most {BODY_MAX} bytes"}, 413)
         try:
             record = parse_device(json.loads(body))
-            await add_device(gateway.books, gateway.registry, record)
-        except ValueError as error:  # BadRequest, or no JSON
+            await gateway.supervised(add_device(gateway.books, gateway.registry, record), BadRequest)
+        except (ValueError, RecursionError) as error:  # BadRequest, no JSON, or JSON nested without end
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse({"device": record.device}, 201)
 
     async def get_books(request: Request) -> Response:
         try:
-            faults, warnings = await audit(gateway.books, gateway.layer, gateway.watcher)
-        except (ChainUnavailable, Unsteady) as error:
+            proof = audit(gateway.books, gateway.layer, gateway.watcher)
+            faults, warnings = await gateway.supervised(proof, ChainUnavailable, ChainRefused, Unsteady)
+        except (ChainUnavailable, ChainRefused, Unsteady) as error:
             return JSONResponse({"error": str(error)}, 503)
         return JSONResponse({"faults": faults, "warnings": warnings})
 

@@ -63,7 +63,7 @@ class DemoOptions:
     """What the command line asked for."""
 
     devices: int = 25
-    rate: str = "12"
+    rate: str = "16"
     duration: int | None = None
     seed: int = 1
     replay: Path | None = None
@@ -242,7 +242,16 @@ async def _answers(port: int) -> bool:
 @contextlib.asynccontextmanager
 async def _fleet(options: DemoOptions) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the simulated devices in a process of their own."""
-    arguments = ["fleet", *_who(options), "--gateway", "gw1", "--port", str(options.mqtt_port), "--json"]
+    arguments = [
+        "fleet",
+        *_who(options),
+        "--gateway",
+        "gw1",
+        "--port",
+        str(options.mqtt_port),
+        "--json",
+        "--with-parent",
+    ]
     if options.replay is None:
         arguments += ["--rate", options.rate]
         if options.duration is not None:

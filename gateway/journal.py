@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 from gateway.errors import JournalFault, SetupError
 from gateway.records import Record, decode_records, encode
@@ -46,7 +47,10 @@ class Journal:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._db = _open(path)
         self._failed: str | None = None
+        self._last: asyncio.Future[None] | None = None
         self.number = int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
+        if self.number < self.states_at:
+            raise JournalFault(f"{path} lacks its last commits, up to {self.states_at}: restore a backup")
 
     @property
     def states_at(self) -> int:
@@ -56,7 +60,8 @@ class Journal:
     def states(self) -> Iterator[State]:
         """Yield the stored states; for the start, before anything is committed."""
         for row in self._db.execute("SELECT kind, key, body FROM states"):
-            yield State(*row)
+            kind, key, body = row
+            yield State(kind, key, _checked(body, f"the {kind} 0x{key.hex()} in {self.path}"))
 
     def tail(self) -> Iterator[tuple[int, list[Record]]]:
         """Yield (commit number, records) after the stored states, in order; for the start.
@@ -69,7 +74,7 @@ class Journal:
         ):
             if number != expected:
                 raise JournalFault(f"{self.path} lacks commit {expected}: restore a backup")
-            yield number, decode_records(body)
+            yield number, decode_records(_checked(body, f"commit {number} of {self.path}"))
             expected += 1
 
     def records(self, number: int) -> list[Record]:
@@ -79,7 +84,7 @@ class Journal:
         db.close()
         if row is None:
             raise JournalFault(f"{self.path} lacks commit {number}")
-        return decode_records(row[0])
+        return decode_records(_checked(row[0], f"commit {number} of {self.path}"))
 
     def commit(self, records: Sequence[Record]) -> tuple[int, "asyncio.Future[None]"]:
         """Hand in one commit; returns its number at once and a future that ends when it is on disk.
@@ -90,7 +95,13 @@ class Journal:
         self.number += 1
         number = self.number
         loop = asyncio.get_running_loop()
-        return number, loop.run_in_executor(self._writer, self._write, number, tuple(records))
+        self._last = loop.run_in_executor(self._writer, self._write, number, tuple(records))
+        return number, self._last
+
+    async def durable(self) -> None:
+        """Wait until everything handed in so far is on disk. Raises JournalFault when the disk fails."""
+        if self._last is not None:
+            await asyncio.shield(self._last)
 
     async def store(self, number: int, states: Iterable[tuple[str, bytes, object | None]]) -> None:
         """Write states as of commit `number`; a state of None is deleted. They are encoded in the writer."""
@@ -104,10 +115,12 @@ class Journal:
         self._writer.shutdown()
 
     def _write(self, number: int, records: Sequence[Record]) -> None:
-        self._transaction(lambda db: db.execute("INSERT INTO commits VALUES (?, ?)", (number, encode(records))))
+        self._transaction(
+            lambda db: db.execute("INSERT INTO commits VALUES (?, ?)", (number, _sealed(encode(records))))
+        )
 
     def _store(self, number: int, states: Sequence[tuple[str, bytes, object | None]]) -> None:
-        kept = [(kind, key, encode(state)) for kind, key, state in states if state is not None]
+        kept = [(kind, key, _sealed(encode(state))) for kind, key, state in states if state is not None]
         gone = [(kind, key) for kind, key, state in states if state is None]
 
         def write(db: sqlite3.Connection) -> None:
@@ -127,11 +140,30 @@ class Journal:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._failed = f"cannot write {self.path}: {error}"
+            if self._db.in_transaction:
+                self._db.rollback()
             raise JournalFault(self._failed) from error
 
     def fail(self, reason: str) -> None:
         """Let nothing more be written: memory holds a state that no commit leads to."""
         self._failed = self._failed or reason
+
+
+def _sealed(body: bytes) -> bytes:
+    """Put a CRC-32 in front: flash rots, and SQLite checks only what is in its write-ahead log."""
+    return crc32(body).to_bytes(4, "big") + body
+
+
+def _checked(sealed: bytes, what: str) -> bytes:
+    body = sealed[4:]
+    if crc32(body).to_bytes(4, "big") != sealed[:4]:
+        raise JournalFault(f"{what} is damaged: restore a backup")
+    return body
+
+
+def unseal_records(sealed: bytes, number: int) -> list[Record]:
+    """Return the records in a row of the table of commits. Raises JournalFault when it is damaged."""
+    return decode_records(_checked(sealed, f"commit {number}"))
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -23,10 +23,14 @@ from channels.state import (
     ReceiveReading,
 )
 from channels.types import AccountId, Address, ChannelId, OfferId
+from devices.registry import DEPOSITS_PER_CHANNEL_MAX
 from gateway import records as r
 from gateway.errors import JournalFault
 from gateway.history import History
 from gateway.tables import Table
+
+# Shown to the operator; the journal holds all of them.
+ENDED_KEPT = 100
 
 
 class Party(msgspec.Struct, frozen=True, array_like=True):
@@ -34,13 +38,7 @@ class Party(msgspec.Struct, frozen=True, array_like=True):
 
     signed: int = 0
     paid: int = 0
-
-
-class Foreign(msgspec.Struct, frozen=True, array_like=True):
-    """What a lane got without our doing: by a channel's id, or under the lane's own address from before us."""
-
-    lane: Address
-    claimed: int = 0
+    base: int = 0  # what the contract's total was before this journal
 
 
 class Device(msgspec.Struct, frozen=True, array_like=True):
@@ -61,6 +59,7 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
     settled: int = 0  # moved from the contract to lanes
     gas_used: int = 0
     gas_fee: int = 0  # wei
+    settlements: int = 0  # cycles that ended
     block: int = -1  # the last block whose events are all in
     block_hash: bytes = b""
     block_time: int = 0
@@ -84,10 +83,11 @@ class Ledger:
         self.channels: Table[Channel] = Table("channel", Channel)
         self.accounts: Table[Account] = Table("account", Account)
         self.parties: Table[Party] = Table("party", Party)
-        self.foreign: Table[Foreign] = Table("foreign", Foreign)
+        self.foreign: Table[int] = Table("foreign", int)  # claimed for a lane by others, or before this journal
         self.devices: Table[Device] = Table("device", Device)
         self.offers: Table[r.OfferIssued] = Table("offer", r.OfferIssued)
         self.opens: Table[r.OpenReceived] = Table("open", r.OpenReceived)
+        self.deposits: Table[tuple[bytes, ...]] = Table("deposits", tuple[bytes, ...])  # nonces credited, per channel
         self.transactions: Table[r.TransactionSigned] = Table("transaction", r.TransactionSigned)
         self.cycles: Table[r.CycleStarted] = Table("cycle", r.CycleStarted)  # started and not ended
         self.ended: Table[r.CycleEnded] = Table("ended", r.CycleEnded)
@@ -108,6 +108,7 @@ class Ledger:
                 self.devices,
                 self.offers,
                 self.opens,
+                self.deposits,
                 self.transactions,
                 self.cycles,
                 self.ended,
@@ -179,7 +180,7 @@ class Ledger:
         self._totals[_TOTALS] = Totals(received=record.held - before, settled=before, block=record.block)
         for lane, (claimed, _) in zip(record.lanes, record.lane_totals, strict=True):
             if claimed:
-                self.foreign[lane] = Foreign(lane, claimed)
+                self.foreign[lane] = claimed
 
     def _apply_offer(self, record: r.OfferIssued, number: int) -> None:
         self.offers[number.to_bytes(8, "big")] = record
@@ -199,6 +200,9 @@ class Ledger:
 
     def _apply_open_ended(self, record: r.OpenEnded, number: int) -> None:
         self.opens.pop(record.device.encode(), None)
+        if record.nonce:
+            nonces = (*self.deposits.get(record.channel, ()), record.nonce)
+            self.deposits[record.channel] = nonces[-DEPOSITS_PER_CHANNEL_MAX:]
 
     def _apply_channel(self, record: r.ChannelTaken, number: int) -> None:
         action = record.action
@@ -207,7 +211,6 @@ class Ledger:
         if isinstance(after, Refusal):
             raise Contradiction(f"channel 0x{action.id.hex()} cannot be taken: {after.wire_name}")
         self._put_channel(after)
-        self.foreign.pop(action.id, None)
         if known is None:
             self._recognise(action)
             self.by_payer.setdefault(action.config.payer, []).append(action.id)
@@ -227,13 +230,8 @@ class Ledger:
     def _apply_chain_changed(self, record: r.ChainChanged, number: int) -> None:
         self._change(record.id, record.change)
 
-    def _apply_foreign_channel(self, record: r.ForeignChannel, number: int) -> None:
-        if record.id not in self.foreign:
-            self.foreign[record.id] = Foreign(record.lane)
-
-    def _apply_foreign_claim(self, record: r.ForeignClaim, number: int) -> None:
-        known = self.foreign[record.id]
-        self.foreign[record.id] = replace(known, claimed=max(known.claimed, record.total_claimed))
+    def _apply_foreign_claimed(self, record: r.ForeignClaimed, number: int) -> None:
+        self.foreign[record.lane] = record.total
 
     def _apply_cash(self, record: r.CashReceived, number: int) -> None:
         self._count(received=record.amount)
@@ -264,6 +262,10 @@ class Ledger:
                 raise Contradiction(f"payout of {cumulative} to 0x{payee.hex()} with {due} due")
             self.parties[payee] = replace(party, signed=max(party.signed, cumulative))
 
+    def _apply_payees_met(self, record: r.PayeesMet, number: int) -> None:
+        for payee, base in record.rows:
+            self.parties[payee] = Party(base=base)
+
     def _apply_payouts_paid(self, record: r.PayoutsPaid, number: int) -> None:
         for payee, cumulative in record.rows:
             party = self.party(payee)
@@ -284,6 +286,9 @@ class Ledger:
         for started in [started for started in self.cycles if started <= key]:
             del self.cycles[started]
         self.ended[key] = record
+        self._count(settlements=1)
+        if len(self.ended) > ENDED_KEPT:
+            del self.ended[min(self.ended)]
 
     # -- states on disk --
 
@@ -335,11 +340,11 @@ class Ledger:
     def _recognise(self, action: ActionOpen) -> None:
         """Move what was claimed on a channel before this journal from the lane's unknown past to the channel."""
         lane = action.config.receiver
-        past = self.foreign.get(lane)
+        past = self.foreign.get(lane, 0)
         if action.claimed:
-            if past is None or past.claimed < action.claimed:
+            if past < action.claimed:
                 raise Contradiction(f"channel 0x{action.id.hex()}: {action.claimed} claimed and no lane got it")
-            self.foreign[lane] = replace(past, claimed=past.claimed - action.claimed)
+            self.foreign[lane] = past - action.claimed
 
     def _change(self, identifier: ChannelId, change: Any) -> None:
         after = transition(self.channels[identifier], change)
@@ -385,13 +390,13 @@ _HANDLERS: dict[type, Callable[[Ledger, Any, int], None]] = {
     r.Charged: Ledger._apply_charged,
     r.Earned: Ledger._apply_earned,
     r.ChainChanged: Ledger._apply_chain_changed,
-    r.ForeignChannel: Ledger._apply_foreign_channel,
-    r.ForeignClaim: Ledger._apply_foreign_claim,
+    r.ForeignClaimed: Ledger._apply_foreign_claimed,
     r.CashReceived: Ledger._apply_cash,
     r.LaneSettled: Ledger._apply_lane_settled,
     r.ChainSeen: Ledger._apply_chain_seen,
     r.CycleStarted: Ledger._apply_cycle_started,
     r.PayoutsSigned: Ledger._apply_payouts_signed,
+    r.PayeesMet: Ledger._apply_payees_met,
     r.PayoutsPaid: Ledger._apply_payouts_paid,
     r.TransactionSigned: Ledger._apply_transaction_signed,
     r.TransactionMined: Ledger._apply_transaction_mined,

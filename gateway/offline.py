@@ -34,7 +34,8 @@ class OfflineBooks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run(self.books.close())
+        # After an error the states in memory are not trusted: the journal alone says what happened.
+        asyncio.run(self.books.close() if kind is None else self.books.journal.close())
         os.close(self._lock)
 
     @property

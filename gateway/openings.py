@@ -56,6 +56,7 @@ class _Granted:
     device: str
     message: Open
     grant: OpenGrant
+    resumed: bool = False
 
 
 class Openings:
@@ -158,7 +159,7 @@ class Openings:
             decision = check_open(message, record.device, self._terms.book, self._registry, self._policy, record.at)
             if isinstance(decision, OpenGrant):
                 self._registry.begin_deposit(record.device, decision.id, decision.service, decision.nonce)
-                self._granted.append(_Granted(record.device, message, decision))
+                self._granted.append(_Granted(record.device, message, decision, resumed=True))
             else:  # the rules have changed since, or the deposit was remembered
                 outcome = decision if isinstance(decision, Refusal) else Status.DUPLICATE
                 self._spawn(self._end(record.device, message, outcome))
@@ -179,11 +180,13 @@ class Openings:
                     log.warning("the deposit of %s cannot be submitted: %s", granted.device, error)
                     outcome = Refusal.BUSY
                     break
+            if granted.resumed and outcome is Status.DUPLICATE:
+                outcome = Status.ACCEPTED  # by ourselves, before the restart
             if isinstance(outcome, Refusal):
                 self._registry.deposit_failed(granted.device)
             else:
                 self._registry.deposit_final(granted.device)
-            await self._end(granted.device, granted.message, outcome)
+            await self._end(granted.device, granted.message, outcome, granted.grant.nonce)
         finally:
             self._in_flight -= 1
 
@@ -262,16 +265,21 @@ class Openings:
         await self._books.write([ChannelTaken(action)])
         return None
 
-    async def _end(self, device: str, message: Open, outcome: Refusal | Status) -> None:
+    async def _end(self, device: str, message: Open, outcome: Refusal | Status, nonce: bytes = b"") -> None:
         refusal = outcome if isinstance(outcome, Refusal) else None
+        identifier = open_id(message, offer_network(self._terms.current))
         number = self._books.next_number
-        written = self._books.write([OpenEnded(device, 0 if refusal is None else int(refusal))])
+        if refusal is not None:
+            ended = OpenEnded(device, int(refusal))
+        else:
+            ended = OpenEnded(device, 0, identifier, nonce)
+        written = self._books.write([ended])
         # Built in the same step: the receipt tells the state as of this commit, not of later ones.
         if refusal is not None:
             receipt = self._refused(device, message, refusal, number)
             self.on_refused(refusal)
         else:
-            channel = self._books.ledger.channels[open_id(message, offer_network(self._terms.current))]
+            channel = self._books.ledger.channels[identifier]
             receipt = channel_receipt(channel, 0, message.answers, number)
             if outcome is Status.DUPLICATE:
                 receipt = _duplicate(receipt)

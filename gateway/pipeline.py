@@ -35,6 +35,7 @@ from devices.messages import (
     undecodable_receipt,
 )
 from devices.receipts import encode_receipt
+from devices.topics import STATE
 from gateway.books import Books
 from gateway.openings import Openings
 from gateway.receipts import account_receipt, bare_refusal, channel_receipt, stored_receipt
@@ -99,7 +100,8 @@ class Pipeline:
         self._batch_max = batch_max
         self._window_s = window_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="verify")
-        self._commit_of_record = lru_cache(maxsize=8)(books.journal.records)  # a replayed batch is a few commits
+        self._records_of = lru_cache(maxsize=8)(books.journal.records)  # a replayed batch is a few commits
+        self._earlier_readings: dict[tuple[bytes, int], Charged | Earned] = {}
         self.counters = Counters()
         openings.on_refused = self._refused
 
@@ -116,11 +118,15 @@ class Pipeline:
         holders = [self._holder(message) for message in messages]
         checks = [self._checks(*pair) for pair in zip(messages, holders, strict=True)]
         verdicts = await self._verify(checks)
+        self._earlier_readings = await self._look_back(messages, verdicts)
         batch = _Batch(self._books.next_number)
-        for frame, message, holder, signed in zip(frames, messages, holders, verdicts, strict=True):
-            self._apply(batch, frame, message, holder is not None, signed)
+        with self._books.all_or_nothing():
+            for frame, message, holder, signed in zip(frames, messages, holders, verdicts, strict=True):
+                self._apply(batch, frame, message, holder is not None, signed)
         if batch.records:
-            await self._books.journal_applied(batch.records)
+            self._books.journal_applied(batch.records)
+        # Also without records of its own: receipts tell states that other commits have led to.
+        await self._books.journal.durable()
         self._openings.committed()
         return [(device, encode_receipt(receipt, encoding)) for device, encoding, receipt in batch.answers]
 
@@ -166,13 +172,42 @@ class Pipeline:
         )
         return [verdict for part in parts for verdict in part]
 
+    # -- replays --
+
+    async def _look_back(
+        self, messages: Sequence[Message | Undecodable], verdicts: Sequence[bool]
+    ) -> dict[tuple[bytes, int], Charged | Earned]:
+        """Return the accepted readings that this batch repeats, read from the journal in a thread.
+
+        Only this pipeline accepts readings, so none can come in between.
+        """
+        wanted: dict[int, set[tuple[bytes, int]]] = {}
+        for message, signed in zip(messages, verdicts, strict=True):
+            if signed and isinstance(message, (Usage, Earn)):
+                commit = self._books.ledger.commit_of(message.id, message.seq)
+                if commit is not None:
+                    wanted.setdefault(commit, set()).add((message.id, message.seq))
+        if not wanted:
+            return {}
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read_back, wanted)
+
+    def _read_back(self, wanted: dict[int, set[tuple[bytes, int]]]) -> dict[tuple[bytes, int], Charged | Earned]:
+        found: dict[tuple[bytes, int], Charged | Earned] = {}
+        for commit, keys in wanted.items():
+            for record in self._records_of(commit):
+                if isinstance(record, (Charged, Earned)) and (record.id, record.seq) in keys:
+                    found[record.id, record.seq] = record
+        return found
+
     # -- one message; nothing in here awaits --
 
     def _apply(self, batch: _Batch, frame: Frame, message: Message | Undecodable, known: bool, signed: bool) -> None:
         match message:
             case Undecodable():
-                receipt = undecodable_receipt(message)
                 self._refused(message.refusal)
+                if frame.leaf == STATE:
+                    return  # never answered
+                receipt = undecodable_receipt(message)
             case Usage() | Earn() if not known:
                 receipt = self._bare(Refusal.UNKNOWN_CHANNEL, message)
             case Usage():
@@ -288,12 +323,7 @@ class Pipeline:
         commit = self._books.ledger.commit_of(*key)
         if commit is None:
             return None
-        if (fresh := batch.readings.get(key)) is not None:
-            return fresh, commit
-        for record in self._commit_of_record(commit):
-            if isinstance(record, (Charged, Earned)) and (record.id, record.seq) == key:
-                return record, commit
-        return None
+        return (batch.readings.get(key) or self._earlier_readings[key]), commit
 
     # -- outcomes --
 

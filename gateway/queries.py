@@ -5,8 +5,9 @@ from typing import Any
 
 import aiosqlite
 
+from gateway.journal import unseal_records
 from gateway.ledger import Ledger
-from gateway.records import Charged, Earned, decode_records
+from gateway.records import Charged, Earned
 
 # What is read at most to answer one question: about a megabyte at full batches.
 COMMITS_READ_MAX = 500
@@ -23,7 +24,7 @@ async def last_readings(path: Path, ledger: Ledger, device: str) -> list[dict[st
         db.execute("SELECT number, body FROM commits ORDER BY number DESC LIMIT ?", (COMMITS_READ_MAX,)) as rows,
     ):
         async for number, body in rows:
-            for record in reversed(decode_records(body)):
+            for record in reversed(unseal_records(body, number)):
                 if isinstance(record, (Charged, Earned)) and record.id in ids:
                     found.append(_reading(record, number))
             if len(found) >= READINGS_SHOWN:

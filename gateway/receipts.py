@@ -63,7 +63,7 @@ def stored_receipt(record: Charged | Earned, commit: int, answers: bytes) -> Rec
             id=record.id,
             seq=record.seq,
             ceiling=record.held_ceiling,
-            signature=record.held_signature or record.signature,
+            signature=(record.held_signature or record.signature) if record.held_ceiling else None,
             cumulative=record.charged,
             balance=record.balance,
             commit=commit,

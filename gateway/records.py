@@ -68,10 +68,12 @@ class OpenReceived(_Record, frozen=True, gc=False, array_like=True, tag="open"):
 
 
 class OpenEnded(_Record, frozen=True, gc=False, array_like=True, tag="opened"):
-    """That intent ended: 0, or the number of the refusal."""
+    """That intent ended: 0, or the number of the refusal. A deposit that was credited is named by its nonce."""
 
     device: str
     refusal: int
+    channel: ChannelId = b""
+    nonce: bytes = b""
 
 
 class ChannelTaken(_Record, frozen=True, gc=False, array_like=True, tag="channel"):
@@ -121,18 +123,11 @@ class ChainChanged(_Record, frozen=True, gc=False, array_like=True, tag="c"):
     change: ChainChange
 
 
-class ForeignChannel(_Record, frozen=True, gc=False, array_like=True, tag="foreign"):
-    """Somebody opened a channel to one of our lanes without us."""
+class ForeignClaimed(_Record, frozen=True, gc=False, array_like=True, tag="foreign"):
+    """Strangers' channels were claimed for one of our lanes: `total` is cumulative."""
 
-    id: ChannelId
     lane: Address
-
-
-class ForeignClaim(_Record, frozen=True, gc=False, array_like=True, tag="foreign-claim"):
-    """Such a channel was claimed: `total_claimed` is cumulative."""
-
-    id: ChannelId
-    total_claimed: int
+    total: int
 
 
 class CashReceived(_Record, frozen=True, gc=False, array_like=True, tag="cash"):
@@ -177,8 +172,14 @@ class PayoutsSigned(_Record, frozen=True, gc=False, array_like=True, tag="payout
     rows: tuple[tuple[Address, int], ...]
 
 
+class PayeesMet(_Record, frozen=True, gc=False, array_like=True, tag="payees"):
+    """Payees before their first payout: (payee, what the treasury had paid them before this journal)."""
+
+    rows: tuple[tuple[Address, int], ...]
+
+
 class PayoutsPaid(_Record, frozen=True, gc=False, array_like=True, tag="paid"):
-    """Payouts found on chain: (payee, cumulative amount)."""
+    """Payouts found on chain: (payee, cumulative amount since this journal began)."""
 
     rows: tuple[tuple[Address, int], ...]
 
@@ -227,13 +228,13 @@ Record: TypeAlias = (
     | Charged
     | Earned
     | ChainChanged
-    | ForeignChannel
-    | ForeignClaim
+    | ForeignClaimed
     | CashReceived
     | LaneSettled
     | ChainSeen
     | CycleStarted
     | PayoutsSigned
+    | PayeesMet
     | PayoutsPaid
     | TransactionSigned
     | TransactionMined

@@ -7,7 +7,7 @@ from channels.types import Address
 from gateway.books import Books
 from gateway.keys import Key, KeyRing
 from gateway.records import TransactionMined, TransactionSigned
-from settlement.errors import ChainUnavailable
+from settlement.errors import ChainRefused, ChainUnavailable
 from settlement.port import Call, ExecutionLayer, Revert, TxReceipt
 from settlement.sender import Outgoing, Sender
 from settlement.transactions import transaction_hash
@@ -49,8 +49,9 @@ class Outbox:
             try:
                 outgoing = await sender.send(call.to, call.data, purpose, value=call.value)
                 break
-            except ChainUnavailable:
-                await asyncio.sleep(_RETRY_S)  # nothing was signed yet
+            except ChainUnavailable as error:  # nothing was signed yet
+                self.on_trouble(f"{purpose}: {error}")
+                await asyncio.sleep(_RETRY_S)
         return outgoing if isinstance(outgoing, Revert) else await self._mined(sender, outgoing)
 
     def _sender(self, layer: ExecutionLayer, key: Key, confirmations: int) -> Sender:
@@ -64,7 +65,7 @@ class Outbox:
             try:
                 receipt = await sender.wait(outgoing)
                 break
-            except ChainUnavailable as error:
+            except (ChainUnavailable, ChainRefused) as error:
                 self.on_trouble(str(error))
                 await asyncio.sleep(_RETRY_S)
         await self._books.write(

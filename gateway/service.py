@@ -4,8 +4,9 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from channels.types import SETTLEMENT_ADDRESS, U256_MAX, Address, Network, TokenDomain
 from devices.client import DeviceLink
@@ -30,6 +31,8 @@ from gateway.watcher import Watcher
 from settlement.calls import approve
 from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
 from settlement.port import Call, ExecutionLayer, Revert
+
+T = TypeVar("T")
 
 log = logging.getLogger("metergate")
 
@@ -92,6 +95,7 @@ class Gateway:
             if not await self.layer.has_code(address):
                 raise ChainMisbehaved(f"there is no {name} contract at 0x{address.hex()}")
         await self._found()
+        await self._same_chain()
         self.watcher = Watcher(
             self.books,
             self.layer,
@@ -119,6 +123,16 @@ class Gateway:
         outcome = await self.outbox.execute(call, "approve CumulativePayouts")
         if isinstance(outcome, Revert) or not outcome.succeeded:
             raise ChainMisbehaved("the token refuses the treasury's approval of the payouts contract")
+
+    async def _same_chain(self) -> None:
+        """Refuse a chain on which the journal's last block is another one, or none."""
+        totals = self.ledger.totals
+        if totals.block_hash:
+            block = await self.layer.block(totals.block)
+            if block is None or block.hash != totals.block_hash:
+                raise ChainMisbehaved(
+                    f"its block {totals.block} is not the one in the journal: it was reset, or it is another chain"
+                )
 
     async def _found(self) -> None:
         """Write the journal's first record, or check that the journal is of this gateway."""
@@ -217,6 +231,27 @@ class Gateway:
 
         self._group.create_task(run())
 
+    async def supervised(self, work: Coroutine[Any, Any, T], *expected: type[Exception]) -> T:
+        """Run work for somebody outside as a part of the gateway: a fault in it ends the gateway too.
+
+        Exceptions named as `expected` are the caller's to answer.
+        """
+        assert self._group is not None, "the gateway runs"
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                result = await work
+            except expected as error:
+                if not outcome.done():
+                    outcome.set_exception(error)
+            else:
+                if not outcome.done():
+                    outcome.set_result(result)
+
+        self._group.create_task(run())
+        return await outcome
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
@@ -246,6 +281,9 @@ def fill_registry(registry: Registry, ledger: Ledger) -> None:
             registry.enrol_account(account_id)
     for channel in ledger.channels.values():
         registry.bind_channel(channel.id, channel.device, channel.service)
+    for identifier, nonces in ledger.deposits.items():
+        for nonce in nonces:
+            registry.remember_deposit(identifier, nonce)
     for account in ledger.accounts.values():
         registry.bind_account(account.id, account.device, account.service, account.payee)
 

@@ -5,24 +5,46 @@ crash cuts short is taken up by the next one: what was claimed or paid already i
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import time
+from typing import Any, Generic, TypeVar
 
 from channels.state import Channel, Phase
 from channels.types import SETTLEMENT_ADDRESS, Address
 from gateway.books import Books
 from gateway.keys import KeyRing
-from gateway.records import CycleEnded, CycleStarted, PayoutsPaid, PayoutsSigned
+from gateway.records import CycleEnded, CycleStarted, PayeesMet, PayoutsPaid, PayoutsSigned
 from gateway.sending import Outbox
 from gateway.watcher import Watcher
 from settlement import calls
 from settlement.calls import VoucherClaim
 from settlement.errors import ChainRefused, ChainUnavailable
-from settlement.netting import AccountPosition, ChannelPosition, Netting, PartyPosition, PayoutTarget, net
-from settlement.planning import ClaimBatch, claim_batches, cover, payout_batches, plan_sweeps
+from settlement.netting import (
+    AccountPosition,
+    ChannelPosition,
+    ClaimTarget,
+    Netting,
+    PartyPosition,
+    PayoutTarget,
+    net,
+)
+from settlement.planning import ClaimBatch, LaneAmount, claim_batches, cover, payout_batches, plan_sweeps
 from settlement.port import Call, ExecutionLayer, Revert, TxReceipt
 
 _NETTED = frozenset({Phase.OPEN, Phase.WITHDRAWING, Phase.CLOSING})
+
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class _Work(Generic[Row]):
+    """One transaction to send: rows that can be split, and the call that carries some of them."""
+
+    name: str
+    rows: Sequence[Row]
+    call: Callable[[Sequence[Row]], Call]
 
 
 class Settler:
@@ -75,28 +97,33 @@ class Settler:
         if not (totals.claim or totals.offset or totals.payout or await self._leftovers()):
             return None
         number = self._books.ledger.totals.cycles + 1
-        before = self._books.ledger.totals
+        before = self._moved()
         await self._books.write([_started(number, netting)])
         batches = claim_batches(netting.claims, self._rows_max)
-        receipts = await self._claim(batches)
+        receipts = await self._execute(self._claim_work(batch) for batch in batches)
         receipts += await self._collect()
         await self._pass(receipts)
-        paid, payout_receipts = await self._pay(number, netting.payouts)
-        receipts += payout_receipts
-        await self._pass(payout_receipts)
-        after = self._books.ledger.totals
+        receipts += await self._pay(number, netting.payouts)
+        await self._pass(receipts)
+        settled, claimed, paid = self._moved()
         ended = CycleEnded(
             number=number,
             at=int(time()),
             offset=totals.offset,
-            claimed=totals.claim,
-            settled=after.settled - before.settled,
-            paid=paid,
+            claimed=claimed - before[1],
+            settled=settled - before[0],
+            paid=paid - before[2],
             rows=len(netting.claims),
             gas_used=sum(receipt.gas_used for receipt in receipts),
         )
         await self._books.write([ended])
         return ended
+
+    def _moved(self) -> tuple[int, int, int]:
+        """Return what was settled, claimed and paid over all time."""
+        ledger = self._books.ledger
+        claimed = sum(channel.claimed for channel in ledger.channels.values())
+        return ledger.totals.settled, claimed, sum(party.paid for party in ledger.parties.values())
 
     def positions(self) -> list[PartyPosition]:
         """Return every party as netting sees it."""
@@ -119,98 +146,110 @@ class Settler:
         ]
 
     async def _leftovers(self) -> bool:
-        """Tell whether a cycle cut short left something to settle, sweep or pay."""
+        """Tell whether a cycle cut short left something to settle, to pay or to end."""
+        if self._books.ledger.cycles:
+            return True
         lanes = [key.address for key in self._keys.lanes]
         views = await self._layer.receivers([(lane, self._token) for lane in lanes])
         return any(view.unsettled for view in views) or any(
             party.signed > party.paid for party in self._books.ledger.parties.values()
         )
 
-    async def _claim(self, batches: tuple[ClaimBatch, ...]) -> list[TxReceipt]:
-        """Send every batch; lanes run side by side, a lane's batches are in flight together."""
-        return await self._execute([(self._claim_call(batch), f"claim {len(batch.rows)}") for batch in batches])
+    def _claim_work(self, batch: ClaimBatch) -> "_Work[ClaimTarget]":
+        lane = self._keys.lanes[batch.lane].address
 
-    def _claim_call(self, batch: ClaimBatch) -> Call:
-        rows = []
-        for row in batch.rows:
-            channel = self._books.ledger.channels[row.id]
-            rows.append(VoucherClaim(channel.config, channel.ceiling, channel.ceiling_signature, row.total_claimed))
-        return Call(self._keys.lanes[batch.lane].address, SETTLEMENT_ADDRESS, calls.claim(rows))
+        def call(rows: Sequence[ClaimTarget]) -> Call:
+            channels = [self._books.ledger.channels[row.id] for row in rows]
+            claims = [
+                VoucherClaim(channel.config, channel.ceiling, channel.ceiling_signature, row.total_claimed)
+                for channel, row in zip(channels, rows, strict=True)
+            ]
+            return Call(lane, SETTLEMENT_ADDRESS, calls.claim(claims))
+
+        return _Work("claim", batch.rows, call)
 
     async def _collect(self) -> list[TxReceipt]:
         """Settle every lane that has something unsettled, then sweep lanes into the treasury."""
         lanes = [key.address for key in self._keys.lanes]
         views = await self._layer.receivers([(lane, self._token) for lane in lanes])
-        receipts = await self._execute(
-            [
-                (Call(lane, SETTLEMENT_ADDRESS, calls.settle(lane, self._token)), "settle")
-                for lane, view in zip(lanes, views, strict=True)
-                if view.unsettled
-            ]
-        )
+        unsettled = [lane for lane, view in zip(lanes, views, strict=True) if view.unsettled]
+        receipts = await self._execute(_Work("settle", (lane,), self._settle_call) for lane in unsettled)
         balances = await self._layer.token_balances(self._token, lanes)
         sweeps = plan_sweeps(enumerate(balances))
-        return receipts + await self._execute(
-            [
-                (
-                    Call(lanes[sweep.lane], self._token, calls.transfer(self._keys.treasury.address, sweep.amount)),
-                    "sweep",
-                )
-                for sweep in sweeps
-            ]
-        )
+        return receipts + await self._execute(_Work("sweep", (sweep,), self._sweep_call) for sweep in sweeps)
 
-    async def _pay(self, number: int, payouts: tuple[PayoutTarget, ...]) -> tuple[int, list[TxReceipt]]:
-        """Pay what the treasury's cash covers; returns the amount paid and the receipts."""
+    def _settle_call(self, lane: Sequence[Address]) -> Call:
+        return Call(lane[0], SETTLEMENT_ADDRESS, calls.settle(lane[0], self._token))
+
+    def _sweep_call(self, sweep: Sequence[LaneAmount]) -> Call:
+        data = calls.transfer(self._keys.treasury.address, sweep[0].amount)
+        return Call(self._keys.lanes[sweep[0].lane].address, self._token, data)
+
+    async def _pay(self, number: int, payouts: tuple[PayoutTarget, ...]) -> list[TxReceipt]:
+        """Pay what the treasury's cash covers."""
         treasury = self._keys.treasury.address
         (cash,) = await self._layer.token_balances(self._token, [treasury])
         # What was signed and is not paid yet (a cycle cut short) is owed first, out of the same cash.
         ledger = self._books.ledger
-        overdue = {
-            payee: party.signed - party.paid for payee, party in ledger.parties.items() if party.signed > party.paid
-        }
-        covered, deferred = cover(payouts, cash - sum(overdue.values()))
+        overdue = {payee for payee, party in ledger.parties.items() if party.signed > party.paid}
+        owed_first = sum(ledger.party(payee).signed - ledger.party(payee).paid for payee in overdue)
+        covered, deferred = cover(payouts, cash - owed_first)
         if deferred:
             waiting = sum(payout.amount for payout in deferred)
             self.on_trouble(f"the treasury lacks {waiting} base units for {len(deferred)} payouts; they wait")
-        rows = {payout.payee: payout.cumulative for payout in covered}
-        for payee in overdue:
-            rows.setdefault(payee, ledger.party(payee).signed)
-        if not rows:
-            return 0, []
-        before = {payee: ledger.party(payee).paid for payee in rows}
-        await self._books.write([PayoutsSigned(number, tuple(sorted(rows.items())))])
-        targets = [PayoutTarget(payee, cumulative, cumulative - before[payee]) for payee, cumulative in rows.items()]
+        cumulative = {payee: ledger.party(payee).signed for payee in overdue}
+        cumulative |= {payout.payee: payout.cumulative for payout in covered}
+        if not cumulative:
+            return []
+        await self._meet([payee for payee in cumulative if payee not in ledger.parties])
+        await self._books.write([PayoutsSigned(number, tuple(sorted(cumulative.items())))])
+        targets = [PayoutTarget(payee, upto, upto - ledger.party(payee).paid) for payee, upto in cumulative.items()]
         batches = payout_batches(targets, self._rows_max)
-        receipts = await self._execute(
-            [
-                (
-                    Call(
-                        treasury,
-                        self._payouts,
-                        calls.pay(self._token, [(row.payee, row.cumulative) for row in batch.rows]),
-                    ),
-                    f"pay {len(batch.rows)}",
-                )
-                for batch in batches
-            ]
-        )
-        payees = sorted(rows)
+        receipts = await self._execute(_Work("pay", batch.rows, self._pay_call) for batch in batches)
+        payees = sorted(cumulative)
         found = await self._layer.paid(self._payouts, treasury, self._token, payees)
-        await self._books.write([PayoutsPaid(tuple(zip(payees, found, strict=True)))])
-        return sum(amount - before[payee] for payee, amount in zip(payees, found, strict=True)), receipts
+        rows = [(payee, total - ledger.party(payee).base) for payee, total in zip(payees, found, strict=True)]
+        await self._books.write([PayoutsPaid(tuple(rows))])
+        return receipts
 
-    async def _execute(self, transactions: list[tuple[Call, str]]) -> list[TxReceipt]:
-        """Send transactions and wait for all; one that would revert is left out and reported."""
-        receipts = []
-        outcomes = await asyncio.gather(*(self._outbox.execute(call, purpose) for call, purpose in transactions))
-        for outcome, (_, purpose) in zip(outcomes, transactions, strict=True):
-            if isinstance(outcome, Revert):
-                self.on_trouble(f"{purpose} was not sent, the contract would refuse it: {outcome.reason}")
-            elif not outcome.succeeded:
-                self.on_trouble(f"{purpose} reverted in transaction 0x{outcome.tx_hash.hex()}")
-            if isinstance(outcome, TxReceipt):
-                receipts.append(outcome)
+    async def _meet(self, payees: list[Address]) -> None:
+        """Journal what the treasury had paid new payees before this journal: contract totals begin there."""
+        if payees:
+            found = await self._layer.paid(self._payouts, self._keys.treasury.address, self._token, payees)
+            await self._books.write([PayeesMet(tuple(zip(payees, found, strict=True)))])
+
+    def _pay_call(self, rows: Sequence[PayoutTarget]) -> Call:
+        totals = [(row.payee, self._books.ledger.party(row.payee).base + row.cumulative) for row in rows]
+        return Call(self._keys.treasury.address, self._payouts, calls.pay(self._token, totals))
+
+    async def _execute(self, works: "Iterable[_Work[Any]]") -> list[TxReceipt]:
+        """Send transactions side by side and wait for all; a fault of one is raised when all have ended."""
+        outcomes = await asyncio.gather(*(self._run_work(work) for work in works), return_exceptions=True)
+        receipts: list[TxReceipt] = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            receipts += outcome
+        return receipts
+
+    async def _run_work(self, work: "_Work[Any]") -> list[TxReceipt]:
+        """Send one batch; one that reverts is halved, so that a bad row starves no other."""
+        purpose = f"{work.name} {len(work.rows)}"
+        try:
+            outcome = await self._outbox.execute(work.call(work.rows), purpose)
+        except ChainRefused as error:
+            self.on_trouble(f"{purpose} was not taken: {error}")
+            return []
+        receipts = [] if isinstance(outcome, Revert) else [outcome]
+        if receipts and receipts[0].succeeded:
+            return receipts
+        if len(work.rows) > 1:
+            middle = len(work.rows) // 2
+            for rows in (work.rows[:middle], work.rows[middle:]):
+                receipts += await self._run_work(_Work(work.name, rows, work.call))
+            return receipts
+        reason = outcome.reason if isinstance(outcome, Revert) else f"transaction 0x{outcome.tx_hash.hex()} reverted"
+        self.on_trouble(f"{purpose} left out: {reason}: {work.rows[0]}")
         return receipts
 
     async def _pass(self, receipts: list[TxReceipt]) -> None:

@@ -66,7 +66,7 @@ def figures(ledger: Ledger, counters: Counters) -> dict[str, Any]:
         "settled": str(totals.settled),
         "paid_out": str(total.paid_out),
         "fees": str(total.fees),
-        "settlements": len(ledger.ended),
+        "settlements": totals.settlements,
         "blocks": max(totals.block, 0),
         "gas_used": totals.gas_used,
     }

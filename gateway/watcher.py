@@ -7,7 +7,7 @@ cursor is journaled in the commit that holds the events before it, so a restart 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from channels.state import (
     ChainChange,
@@ -19,11 +19,10 @@ from channels.state import (
 )
 from channels.types import Address, ChannelId
 from gateway.books import Books
-from gateway.records import CashReceived, ChainChanged, ChainSeen, ForeignChannel, ForeignClaim, LaneSettled, Record
-from settlement.errors import ChainUnavailable
+from gateway.records import CashReceived, ChainChanged, ChainSeen, ForeignClaimed, LaneSettled, Record
+from settlement.errors import ChainRefused, ChainUnavailable
 from settlement.events import (
     ChainEvent,
-    ChannelCreated,
     Claimed,
     Deposited,
     Refunded,
@@ -81,13 +80,13 @@ class Watcher:
         return float("inf") if self.head is None else time.monotonic() - self._head_at
 
     async def run(self, on_trouble: Callable[[str], None]) -> None:
-        """Follow the chain; an unreachable one is asked again, everything else is a fault and raised."""
+        """Follow the chain; one that is unreachable or refuses is asked again, all else is a fault and raised."""
         pause = self._poll_s
         while True:
             try:
                 await self.step()
                 pause = self._poll_s
-            except ChainUnavailable as error:
+            except (ChainUnavailable, ChainRefused) as error:
                 on_trouble(str(error))
                 pause = min(pause * 2, 10.0)  # long enough for a node to recover, short against any delay
             await asyncio.sleep(pause)
@@ -117,40 +116,64 @@ class Watcher:
         block = await self._layer.block(last)
         if block is None:
             raise ChainUnavailable(f"the chain no longer has its block {last}")
+        lanes = await self._lane_totals(events, last)
         # From here to the write nothing awaits: an event of a channel that is being taken is either in the
         # balance that it is taken with, or finds the channel known.
         records: list[Record] = []
         for event in events:
-            self._take(event, records)
+            records += self._take(event)
+        records += self._foreign(records, lanes)
         records += self._received(incoming, events)
         self.applied = last
         if records or last - self._books.ledger.totals.block >= SEEN_EVERY_BLOCKS:
             await self._books.write([*records, ChainSeen(last, block.hash, block.timestamp)])
 
-    def _take(self, event: ChainEvent, records: list[Record]) -> None:
-        ledger = self._books.ledger
-        match event:
-            case ChannelCreated():
-                ours = event.config.receiver in self._lanes and event.config.token == self._token
-                if ours and event.channel_id not in ledger.channels:
-                    records.append(ForeignChannel(event.channel_id, event.config.receiver))
-                return
-            case Settled():
-                if event.receiver in self._lanes and event.token == self._token:
-                    records.append(LaneSettled(event.position, event.receiver, event.amount))
-                return
+    def _take(self, event: ChainEvent) -> Iterator[Record]:
+        if isinstance(event, Settled):
+            if event.receiver in self._lanes and event.token == self._token:
+                yield LaneSettled(event.position, event.receiver, event.amount)
+            return
         change = _change(event)
         if change is None:
             return
         identifier: ChannelId = event.channel_id  # type: ignore[attr-defined]  # every event with a change has one
-        channel = ledger.channels.get(identifier)
-        if channel is not None:
-            if change.position > channel.position:
-                records.append(ChainChanged(identifier, change))
-        elif isinstance(event, Claimed) and (
-            identifier in ledger.foreign or any(isinstance(r, ForeignChannel) and r.id == identifier for r in records)
-        ):
-            records.append(ForeignClaim(identifier, event.total_claimed))
+        channel = self._books.ledger.channels.get(identifier)
+        if channel is not None and change.position > channel.position:
+            yield ChainChanged(identifier, change)
+
+    async def _lane_totals(self, events: Iterable[ChainEvent], block: int) -> dict[Address, int]:
+        """Return each lane's totalClaimed at `block` if channels that are not ours were claimed, else nothing.
+
+        Who may receive a stranger's claim is not in the event; the lane's own total tells.
+        """
+        known = self._books.ledger.channels
+        if not any(isinstance(event, Claimed) and event.channel_id not in known for event in events):
+            return {}
+        lanes = sorted(self._lanes)
+        views = await self._layer.receivers([(lane, self._token) for lane in lanes], block)
+        return {lane: view.total_claimed for lane, view in zip(lanes, views, strict=True)}
+
+    def _foreign(self, records: Iterable[Record], lanes: Mapping[Address, int]) -> Iterator[Record]:
+        """Yield what strangers' channels have brought the lanes, by what our own ones do not explain."""
+        ledger = self._books.ledger
+        claimed = self._claimed_after(records) if lanes else {}
+        for lane, total in lanes.items():
+            foreign = total - claimed.get(lane, 0)
+            if foreign != ledger.foreign.get(lane, 0):
+                yield ForeignClaimed(lane, foreign)
+
+    def _claimed_after(self, records: Iterable[Record]) -> dict[Address, int]:
+        """Return what is claimed on our channels per lane once these records are applied."""
+        ledger = self._books.ledger
+        newest = {
+            record.id: record.change.total_claimed
+            for record in records
+            if isinstance(record, ChainChanged) and isinstance(record.change, ContractReceiveClaim)
+        }
+        claimed: Counter[Address] = Counter()
+        for identifier, channel in ledger.channels.items():
+            claimed[channel.config.receiver] += newest.get(identifier, channel.claimed)
+        return claimed
 
     def _received(self, transfers: Iterable[Transfer], events: Iterable[ChainEvent]) -> Iterator[Record]:
         """Yield what came in from outside: neither between own addresses, nor a lane's settled claims.

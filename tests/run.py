@@ -5,12 +5,17 @@
 The last output is pytest's own, followed by one line per step with its time.
 """
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.support.anvil import anvil_binary  # noqa: E402  (found by the line above)
+
 BIN = Path(sys.executable).parent
 
 LINT = (
@@ -20,7 +25,10 @@ LINT = (
     ("types of firmware-sim", [BIN / "mypy", "--strict", "firmware-sim/firmware_sim"]),
     ("layers", [BIN / "lint-imports", "--no-cache"]),
 )
+EVM = ROOT / "settlement" / "parallel-evm"
 TESTS = (
+    ("embedded layer, Rust", ["cargo", "test", "--release", "--quiet", "--manifest-path", EVM / "Cargo.toml"]),
+    ("embedded layer, Python", [sys.executable, "-m", "pytest", "-q", "--rootdir", EVM, EVM / "tests"]),
     ("tests", [BIN / "coverage", "run", "-m", "pytest", "-q", "--durations=10"]),
     ("coverage of the core", [sys.executable, "tests/coverage_gate.py"]),
 )
@@ -29,12 +37,13 @@ TESTS = (
 def main() -> int:
     """Run the steps; the first that fails ends the run with its exit code."""
     steps = LINT if sys.argv[1:] == ["lint"] else (*LINT, *TESTS)
+    environment = {**os.environ, "ANVIL": str(anvil_binary()), "PYO3_PYTHON": sys.executable}
     times: list[str] = []
     began = time.monotonic()
     for name, command in steps:
         print(f"== {name}", flush=True)
         started = time.monotonic()
-        code = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
+        code = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, check=False).returncode
         times.append(f"{name} {time.monotonic() - started:.0f} s")
         if code:
             print(f"FAILED at: {name}", flush=True)

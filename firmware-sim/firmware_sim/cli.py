@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import selectors
 import sys
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     fleet.add_argument("--mqtt-version", choices=("3.1.1", "5"), default="3.1.1")
     fleet.add_argument("--start-timeout", type=_count(1, 3600), default=60, metavar="S",
                        help="give up when no device is open after this long (default 60)")  # fmt: skip
+    fleet.add_argument("--with-parent", action="store_true", help="end when the process that started it has ended")
     fleet.add_argument("--json", action="store_true", help="print one JSON object at the end")
     fleet.add_argument("--progress-json", action="store_true", help="print a JSON object every second")
     fleet.set_defaults(run=_fleet)
@@ -170,6 +172,7 @@ def _fleet(options: argparse.Namespace) -> int:
             duration_us=options.duration * 1_000_000 if options.duration and not tracks else None,
             start_us=options.start_timeout * 1_000_000,
             stall=bool(tracks),
+            parent=os.getppid() if options.with_parent else None,
         )
         runner = Runner([], selector, clock, counters, limits, progress_json=options.progress_json)
         runner.links = [_link(member, options, runner, selector, clock, counters) for member in members]

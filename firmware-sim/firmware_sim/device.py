@@ -14,13 +14,11 @@ from firmware_sim.counters import Counters
 from firmware_sim.deposits import Deposits
 from firmware_sim.identity import Identity, Provisioning
 from firmware_sim.offers import Offer
+from firmware_sim.pacing import Pacing
 from firmware_sim.tariffs import Tariffs
 from firmware_sim.window import Flight, Raw, Signed, Window
 from firmware_sim.wire import DUPLICATE, REFUSED, RESYNC, TRANSIENT, Receipt, answers_of, decode_receipt, encode_birth
 
-RESEND_US = 10_000_000  # no receipt at all for this long: resend the window
-PAUSE_US = 500_000  # first pause after a transient refusal
-PAUSE_US_MAX = 30_000_000
 RESYNCS_MAX = 4  # resynchronisations without an accepted reading in between
 QUEUE_DEFAULT = 64  # raw readings kept while the gateway is away; then they fold into one register
 
@@ -61,9 +59,8 @@ class Device:
         self.connected = False
         self.stopped = ""
         self.dirty = False
-        self._progress_us = 0
-        self._hold_us = 0
-        self._timeouts = self._pauses = self._resyncs = 0
+        self._pacing = Pacing()
+        self._resyncs = 0
         self._denial: Receipt | None = None
 
     # ---- inputs
@@ -71,8 +68,7 @@ class Device:
     def on_connected(self, now_us: int) -> list[Publish]:
         """The broker accepted the connection and the subscriptions."""
         self.connected = True
-        self._timeouts = 0
-        self._progress_us = now_us
+        self._pacing.connected()
         self.deposits.reconnected(now_us)
         birth = Publish("state", encode_birth(self.session, FIRMWARE), retain=True)
         return [birth, *self._pump(now_us)]
@@ -87,7 +83,7 @@ class Device:
         if not self.tariffs.take(payload, now_us):
             return []
         self.deposits.offered()
-        self._hold_us = 0
+        self._pacing.release()
         self.dirty = True
         return self._pump(now_us)
 
@@ -104,11 +100,8 @@ class Device:
 
     def on_tick(self, now_us: int) -> list[Publish]:
         """Time has passed: timeouts and pauses."""
-        flying = self.window.count(Flight.FLYING)
-        if flying and now_us - self._progress_us > RESEND_US << min(self._timeouts, 3):
-            self._timeouts += 1
-            self._progress_us = now_us
-            self.window.lose()
+        if self.window.lose(self._pacing.lost_before(now_us)):
+            self._pacing.timed_out()
         return self._pump(now_us)
 
     def on_receipt(self, payload: bytes, now_us: int) -> list[Publish]:
@@ -121,14 +114,14 @@ class Device:
         if self.account is None or receipt.id not in (None, self.account.id):
             self.counters.strays += 1
             return []
+        self._pacing.probing = False
         if receipt.status == DUPLICATE:
             self.counters.duplicates += 1
         request = self.deposits.request
+        entry = self.window.find(receipt.answers) if receipt.answers else None
         if request is not None and receipt.answers == request.answers:
             self._open_answered(receipt, now_us)
-            return self._pump(now_us)
-        entry = self.window.find(receipt.answers) if receipt.answers else None
-        if entry is None:
+        elif entry is None:
             # The second answer to something sent twice; money figures in it may still be news.
             self.counters.strays += 1
             if self.opened and receipt.id is not None:
@@ -231,17 +224,15 @@ class Device:
             return
         self.counters.accepted += 1
         self.counters.latencies.add(now_us - entry.sent_us)
+        self._pacing.accepted(now_us - entry.sent_us, resent=entry.last_us != entry.sent_us)
         self.window.remove(entry)
         self.books.learn(receipt)
-        self.counters.superseded += self.window.drop_passed(entry.position.seq)
-        self._progress_us = now_us
-        self._timeouts = self._pauses = self._resyncs = 0
+        self._resyncs = 0
         self._denial = None
 
     def _refused(self, entry: Signed, receipt: Receipt, now_us: int) -> None:
         reason = receipt.reason or "?"
         self.counters.refused[reason] += 1
-        self._progress_us = now_us
         base = self.books.base
         if reason not in TRANSIENT and reason not in RESYNC:
             self._stop(f"reading seq {entry.position.seq} was refused: {reason}")
@@ -252,16 +243,14 @@ class Device:
             self.window.move(entry, Flight.DENIED)
             entry.reason = reason
             self._denial = receipt
-            self._hold_us = now_us
             if reason in TRANSIENT:
-                self._hold_us += min(PAUSE_US << min(self._pauses, 6), PAUSE_US_MAX)
-                self._pauses += 1
+                self._pacing.refused_in_passing(now_us)
 
     def _settle_denials(self, now_us: int) -> None:
         """Once everything sent is answered: resend what was refused in passing, resynchronise the rest."""
         window = self.window
         unanswered = window.count(Flight.FLYING) + window.count(Flight.UNKNOWN)
-        if not window.count(Flight.DENIED) or unanswered or now_us < self._hold_us:
+        if not window.count(Flight.DENIED) or unanswered or self._pacing.held(now_us):
             return
         denied = window.denied()
         lasting = [entry for entry in denied if entry.reason not in TRANSIENT]
@@ -288,7 +277,7 @@ class Device:
             self.tariffs.refused(first.offer)
             if current is not None and first.offer == current.id:
                 # Priced under the newest offer this device has: wait for one that the gateway knows.
-                self._hold_us = now_us + min(PAUSE_US << self._resyncs, PAUSE_US_MAX)
+                self._pacing.hold(now_us, self._resyncs)
         self.books.retire(window.unsign())
         self.dirty = True
 
@@ -326,7 +315,7 @@ class Device:
         """Sign raw readings while the window has room and the balance covers them."""
         window, books = self.window, self.books
         tip = self._tip()
-        while window.raw and len(window.signed) < window.depth and now_us >= self._hold_us:
+        while window.raw and len(window.signed) < window.depth and not self._pacing.held(now_us):
             raw = window.raw[0]
             if raw.register < tip.register:
                 # The gateway already holds a later register: the usage of this reading is paid for.
@@ -363,7 +352,6 @@ class Device:
             entry.sent_us = raw.sent_us
         self.window.add(entry)
         self.books.next_seq += 1
-        self.tariffs.signed_serial = max(self.tariffs.signed_serial, offer.serial)
         self.dirty = True
 
     def _tip(self) -> Position:
@@ -378,18 +366,19 @@ class Device:
         denied = window.count(Flight.DENIED) > 0
         if not window.count(Flight.READY) and not window.count(Flight.UNKNOWN):
             return
-        if window.count(Flight.FLYING) == 0:
-            self._progress_us = now_us
         for entry in window.signed:
+            if self._pacing.probing and window.count(Flight.FLYING):
+                return
             if entry.flight is Flight.UNKNOWN:
                 self.counters.resent += 1
-            elif entry.flight is not Flight.READY or denied or now_us < self._hold_us:
+            elif entry.flight is not Flight.READY or denied or self._pacing.held(now_us):
                 continue
             elif entry.sent_us:
                 self.counters.resent += 1
             else:
                 entry.sent_us = now_us
                 self.counters.published += 1
+            entry.last_us = now_us
             window.move(entry, Flight.FLYING)
             messages.append(Publish("earn" if self.books.earns else "usage", entry.payload))
 

@@ -71,7 +71,7 @@ class Household(_Accumulating):
         hour, into = divmod(second_of_day, HOUR_S)
         here, there = _HOME_W[hour], _HOME_W[(hour + 1) % 24]
         watts = here + (there - here) * into // HOUR_S
-        if self._appliance_s <= 0 and self._random.randrange(1000) < 25:
+        if self._appliance_s <= 0 and self._random.randrange(1000) < 10:
             self._appliance_w = self._random.choice((900, 1200, 2000, 2200))
             self._appliance_s = self._random.randint(5, 45) * MINUTE_S
         if self._appliance_s > 0:

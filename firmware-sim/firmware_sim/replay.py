@@ -37,6 +37,13 @@ class Track:
 
 def read_tracks(path: Path) -> list[Track]:
     """The tracks of a file, by day of first appearance, meters in column order; OSError or ReplayError."""
+    try:
+        return _read_tracks(path)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ReplayError(f"{path}: not a file of meter readings: {error}") from error
+
+
+def _read_tracks(path: Path) -> list[Track]:
     days: dict[int, list[Track]] = {}
     sums: dict[int, list[int]] = {}
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,6 +1,7 @@
 """The loop that runs a fleet in one thread: sockets, timers, readings, progress, and a clean end."""
 
 import json
+import os
 import selectors
 import signal
 import sys
@@ -16,7 +17,7 @@ from firmware_sim.link import Link
 from firmware_sim.report import figures, progress_line
 
 TICK_US = 100_000  # resend timers count in seconds
-CONNECTS_PER_TURN = 16  # a TCP connect may block: the rest of the loop goes on in between
+CONNECTS_PER_TURN = 32  # a TCP connect may block: the rest of the loop goes on in between
 DRAIN_US = 5_000_000  # for receipts outstanding at the end
 GOODBYE_US = 1_000_000
 STALL_US = 60_000_000  # nothing accepted for this long in a replay
@@ -36,11 +37,15 @@ class Clock:
 
 @dataclass(slots=True)
 class Limits:
-    """How long: duration_us from the first opened device (None: until a signal), start_us for the first to open."""
+    """How long: duration_us from the first opened device (None: until a signal), start_us for the first to open.
+
+    `parent` is the process to end with, None for none.
+    """
 
     duration_us: int | None
     start_us: int
     stall: bool
+    parent: int | None = None
 
 
 class Runner:
@@ -104,6 +109,9 @@ class Runner:
         if opened and not self._opened_us:
             self._opened_us = now
         if self.signals or feed.finished():
+            return True
+        if self._limits.parent not in (None, os.getppid()):
+            self.problem = "the process that started the fleet is gone"
             return True
         if all(link.device.stopped for link in self.links):
             self.problem = "every device has stopped"

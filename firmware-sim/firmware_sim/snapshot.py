@@ -37,7 +37,7 @@ def save(device: Device) -> bytes:
         "meter": [device.meter, device.taken, device.session],
         "opened": device.opened,
         "pins": [tariffs.authorizer, tariffs.network, tariffs.asset],
-        "serials": [tariffs.serial, tariffs.signed_serial],
+        "serial": tariffs.serial,
     }
     return cbor2.dumps(state)
 
@@ -68,7 +68,7 @@ def restore(device: Device, data: bytes) -> bool:
     tariffs.authorizer = tariffs.authorizer or authorizer
     tariffs.network = tariffs.network or network
     tariffs.asset = tariffs.asset or asset
-    tariffs.serial, tariffs.signed_serial = state["serials"]
+    tariffs.serial = state["serial"]
     return True
 
 

@@ -20,8 +20,7 @@ class Known:
 class Tariffs:
     """Offers of one gateway. authorizer, network, asset are pinned by provisioning or by the first offer.
 
-    serial: the highest seen, also before a restart. signed_serial: of the newest offer that a reading was
-    signed under; later readings may not go back behind it.
+    serial: the highest seen, also before a restart.
     """
 
     identity: Identity
@@ -32,7 +31,6 @@ class Tariffs:
     current: Offer | None = None
     known: dict[bytes, Known] = field(default_factory=dict)
     serial: int = 0
-    signed_serial: int = 0
 
     @classmethod
     def provisioned(cls, identity: Identity, by: Provisioning) -> "Tariffs":
@@ -85,6 +83,4 @@ class Tariffs:
             return self.current
         # Half the grace: the other half is for clocks and the way to the gateway.
         usable = now_us - then.since_us < then.offer.grace * 500_000
-        if usable and then.offer.serial >= self.signed_serial and self.terms(then.offer):
-            return then.offer
-        return self.current
+        return then.offer if usable and self.terms(then.offer) else self.current

@@ -32,7 +32,7 @@ class Raw:
 
 @dataclass(slots=True, eq=False)
 class Signed:
-    """A signed reading; the payload never changes. sent_us is the first sending, 0 before it.
+    """A signed reading; the payload never changes. sent_us is the first sending, 0 before it, last_us the last.
 
     `flight` is changed by the window alone, which counts.
     """
@@ -45,6 +45,7 @@ class Signed:
     answers: bytes
     flight: Flight = Flight.READY
     sent_us: int = 0
+    last_us: int = 0
     reason: str = ""
 
 
@@ -97,22 +98,21 @@ class Window:
         self.signed.remove(entry)
         self._counts[entry.flight] -= 1
 
-    def lose(self) -> None:
-        """No answer can be relied on any more for what is flying (timeout, connection lost)."""
+    def lose(self, before_us: int | None = None) -> bool:
+        """Give up waiting for what is flying, all of it or what was last sent before a time; whether there was any."""
+        lost = False
         if self._counts[Flight.FLYING]:
             for entry in self.signed:
-                if entry.flight is Flight.FLYING:
+                if entry.flight is Flight.FLYING and (before_us is None or entry.last_us < before_us):
                     self.move(entry, Flight.UNKNOWN)
+                    lost = True
+        return lost
 
     def denied(self) -> list[Signed]:
         """Refused readings, in order."""
         if not self._counts[Flight.DENIED]:
             return []
         return [entry for entry in self.signed if entry.flight is Flight.DENIED]
-
-    def drop_passed(self, seq: int) -> int:
-        """Remove refused readings below an accepted `seq`: its register covers them. Returns how many."""
-        return len(self._take(entry for entry in self.denied() if entry.position.seq < seq))
 
     def unsign(self) -> list[Position]:
         """Turn refused and unsent readings back into raw ones, before the queue; returns positions that were sent."""

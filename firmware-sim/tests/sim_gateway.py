@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 
 import cbor2
@@ -80,7 +81,7 @@ class SimGateway:
         self.commit = 0
         self.transient: list[str] = []  # refusals to hand out to readings before anything else
         self.open_refusals: list[str] = []
-        self.messages = 0
+        self.messages: Counter[str] = Counter()
         self.publish_offer(prices or PRICES)
 
     # ---------------------------------------------------------------- offers
@@ -134,7 +135,7 @@ class SimGateway:
     # ---------------------------------------------------------------- messages
 
     def handle(self, device: str, leaf: str, payload: bytes) -> bytes:
-        self.messages += 1
+        self.messages[leaf] += 1
         as_json = payload[:1] == b"{"
         fields: dict = {}
         account = None

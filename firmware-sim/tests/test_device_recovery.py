@@ -4,8 +4,8 @@ import json
 
 import cbor2
 import pytest
-from harness import SECOND, Bench, earner, identity
 from sim_gateway import CHAIN, NANO, PRICES, SimGateway
+from sim_harness import SECOND, Bench, earner, identity
 
 from firmware_sim.digests import reading_digest
 from firmware_sim.flash import SLOT_BYTES, Flash
@@ -172,6 +172,7 @@ def test_a_gateway_that_forgot_the_channel_gets_it_back_without_a_second_charge(
     # It is opened again with the deposit that is already on the chain, from the last accepted register on.
     assert bench.counters.refused == {"unknown_channel": 1}
     assert bench.account.balance == 2_000_000
+    assert (bench.device.deposits.spent, bench.device.deposits.count) == (2_000_000, 1)
     assert bench.account.exact == 100 * GRID
     assert json.loads(bench.leaves("open")[-1].payload)["register"] == "1200"
     bench.agree()
@@ -264,6 +265,27 @@ def test_an_overtaken_refusal_does_not_take_the_device_back() -> None:
     bench.agree()
     assert bench.account.exact == 200 * GRID + 100 * (GRID // 2)
     assert bench.counters.refused == {"ceiling_too_far": 1}
+
+
+def test_a_late_copy_under_an_older_price_is_recognised() -> None:
+    """It was signed here at that price, so the charge is right, although the reading was priced anew since."""
+    bench = Bench().start()
+    bench.read(1100)
+    bench.account.offset = 3_000
+    (message,) = bench.hold(1200)
+    refusal = bench.gateway.handle(bench.who.device, message.leaf, message.payload)
+    cheaper = PRICES | {"grid-power": ("Wh", GRID // 2, "pay")}
+    bench.device.on_offer(bench.gateway.publish_offer(cheaper), bench.now)
+    bench.gateway.max_ahead = 10**9
+    bench.gateway.handle(bench.who.device, message.leaf, message.payload)  # accepted at the old price
+    bench.gateway.max_ahead = 0
+    bench.now += 500 * SECOND  # too late for the old offer, by the device's own clock
+    bench.deliver(bench.device.on_receipt(refusal, bench.now))
+    bench.wait(3)
+    bench.read(1300)
+    assert not bench.device.stopped
+    bench.agree()
+    assert bench.account.exact == 200 * GRID + 100 * (GRID // 2)
 
 
 # ---- earning

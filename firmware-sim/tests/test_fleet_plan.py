@@ -137,6 +137,16 @@ def test_a_broken_line_is_named(tmp_path, row) -> None:
         read_tracks(write(tmp_path / "m.csv", [ROWS[0], row]))
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"day,minute,watts,kitchen_wh,laundry_wh,heating_wh\n\x00" * 2])
+def test_a_file_that_is_no_text(tmp_path, content: bytes, capsys) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(content)
+    with pytest.raises(ReplayError):
+        read_tracks(path)
+    assert main(["addresses", "--replay", str(path)]) == 2
+    assert "m.csv" in capsys.readouterr().err
+
+
 def test_a_file_of_another_form(tmp_path, capsys) -> None:
     with pytest.raises(ReplayError, match="first line"):
         read_tracks(write(tmp_path / "m.csv", ROWS, ["day", "watts"]))

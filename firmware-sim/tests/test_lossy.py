@@ -7,8 +7,8 @@ gateway agree to the last 10⁻⁹.
 from random import Random
 
 import pytest
-from harness import SECOND, BadWire, Bench, earner, identity
 from sim_gateway import NANO, PRICES, SimGateway
+from sim_harness import SECOND, BadWire, Bench, earner, identity
 
 GRID = PRICES["grid-power"][1]
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from harness import SECOND, Bench, identity
 from sim_gateway import PRICES, SimGateway
+from sim_harness import SECOND, Bench, identity
 
 from firmware_sim.identity import Provisioning
 from firmware_sim.keys import derive_key

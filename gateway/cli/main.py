@@ -19,6 +19,7 @@ from channels.invariants import InvariantViolation
 from channels.machine import Contradiction
 from devices.link import LinkUnavailable
 from gateway import __version__
+from gateway.cli import chain as chains
 from gateway.cli import doctor as doctors
 from gateway.cli import operate, setup
 from gateway.errors import JournalFault, SetupError
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="show the whole path on this machine, with simulated devices")
     demo.add_argument("--devices", type=_whole(1, 20_000), default=25, help="simulated devices (default 25)")
-    demo.add_argument("--rate", default="12", help="readings per second of the whole fleet (default 12)")
+    demo.add_argument("--rate", type=_rate, default="16", help="readings per second of the whole fleet (default 16)")
     demo.add_argument("--duration", type=_whole(1, 10**7), metavar="S", help="seconds to run (default: until Ctrl-C)")
     demo.add_argument("--replay", type=Path, metavar="FILE", help="play real meter readings instead of the fleet")
     demo.add_argument("--seed", type=_whole(0, 2**63), default=1, help="makes devices and loads (default 1)")
@@ -104,6 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--passphrase-file", type=Path, metavar="FILE",
                       help="its content opens the keys (default: METERGATE_PASSPHRASE, or a prompt)")  # fmt: skip
     init.set_defaults(run=setup.init)
+
+    chain = commands.add_parser("chain", help="run the embedded execution layer alone, served by JSON-RPC")
+    chain.add_argument("--port", type=_whole(1, 65_535), default=8545, help="port of JSON-RPC (default 8545)")
+    chain.add_argument("--data", type=Path, required=True, metavar="DIR", help="where blocks and state are kept")
+    chain.add_argument("--block-ms", type=_whole(1, 60_000), default=250, help="between blocks (default 250)")
+    chain.add_argument("--chain-id", type=_whole(1, 2**53 - 1), default=31402, help="chain id (default 31402)")
+    chain.add_argument("--fund", type=_address, action="append", default=[], metavar="ADDRESS",
+                       help="1,000 tokens and 10 coins in genesis (may be repeated)")  # fmt: skip
+    chain.set_defaults(run=chains.chain)
 
     device = commands.add_parser("device", help="enrol and look at devices").add_subparsers(
         required=True, metavar="ACTION"
@@ -163,6 +173,12 @@ class _whole:
         if not (text.isascii() and text.isdigit()) or not self._low <= int(text) <= self._high:
             raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {self._low} to {self._high}")
         return int(text)
+
+
+def _rate(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text, re.ASCII) or not text.strip("0."):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected readings per second, like 16 or 0.5, at most 9999")
+    return text
 
 
 def _address(text: str) -> bytes:

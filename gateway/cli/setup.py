@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import json
 import os
 import sys
 from pathlib import Path
@@ -86,7 +87,8 @@ def init(options: argparse.Namespace) -> int:
     passphrase = _passphrase(options.passphrase_file, new=True)
     line = '# passphrase_file = "passphrase" # else METERGATE_PASSPHRASE, or a prompt'
     if options.passphrase_file is not None:
-        line = f'passphrase_file = "{options.passphrase_file.resolve()}"'
+        # A JSON string is a TOML string too, whatever is in the path.
+        line = f"passphrase_file = {json.dumps(str(options.passphrase_file.resolve()), ensure_ascii=False)}"
     text = _TEMPLATE.format(
         gateway=options.gateway,
         passphrase=line,

@@ -1,5 +1,6 @@
-"""An independent model of the settlement contract, written from docs/protocol.md 1 alone: what each call must answer, and
-what every channel, receiver and token balance must be afterwards.
+"""An independent model of the settlement contract, written from docs/protocol.md 1 alone.
+
+It says what each call must answer, and what every channel, receiver and token balance must be afterwards.
 """
 
 from collections import Counter
@@ -7,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.contracts.world import Channel
-
-ALL = 2**128 - 1
 
 
 @dataclass(slots=True)

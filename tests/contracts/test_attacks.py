@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from eth_abi.abi import decode
 
 from settlement.contracts import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS
 from tests.contracts.chain import Contract
@@ -148,6 +149,22 @@ def test_a_token_that_re_enters_is_paid_once(world: World, name: str) -> None:
     world.settlement.send(name, *arguments(channel), sender=sender.address)
     assert not odd.read("succeeded")
     assert odd.read("balanceOf", receiver.address) == before + amount
+
+
+@pytest.mark.parametrize("name", PAYING)
+def test_the_books_are_written_before_the_tokens_move(world: World, name: str) -> None:
+    """A token that asks during the transfer already finds the payment recorded."""
+    odd, channel = odd_channel(world)
+    arguments, sender, _, amount = PAYING[name]
+    view, expected = (
+        (world.settlement.data("receivers", RECEIVER.address, odd.address), (100, 100))
+        if name == "settle"
+        else (world.settlement.data("channels", world.channel_id(channel)), (1000 - amount, 100))
+    )
+    odd.send("arm", SETTLEMENT_ADDRESS, view, sender=OTHER.address)
+    world.settlement.send(name, *arguments(channel), sender=sender.address)
+    assert odd.read("succeeded")
+    assert decode(["uint128", "uint128"], odd.read("answer")) == expected
 
 
 # ------------------------------------------------------------------------------------------------ odd tokens

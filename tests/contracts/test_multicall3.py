@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from eth_account import Account
 from eth_abi.abi import decode
+from eth_account import Account
 from x402.mechanisms.evm.constants import MULTICALL3_ADDRESS as X402_MULTICALL3
 from x402.mechanisms.evm.multicall import MulticallCall, multicall
 from x402.mechanisms.evm.signers import FacilitatorWeb3Signer

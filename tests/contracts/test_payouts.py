@@ -142,4 +142,3 @@ def test_random_batches_against_a_model(world: World) -> None:
                 totals[payee] = cumulative
         assert pay(world, *rows) == expected
     assert {payee: world.balance(payee) for payee in payees} == totals
-

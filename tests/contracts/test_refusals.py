@@ -390,4 +390,4 @@ def test_the_collector_serves_the_settlement_contract_only(world: World) -> None
         refusal = world.collector.refusal("collect", *arguments, sender=sender.address)
         assert refusal == "OnlyX402BatchSettlement"
     assert world.collector.refusal("collect", *arguments, sender=world.settlement.address) is None
-    assert COLLECTOR_ADDRESS == world.collector.address
+    assert world.collector.address == COLLECTOR_ADDRESS

@@ -120,7 +120,13 @@ pub struct Roots {
 }
 
 /// Puts a block together.
-pub fn seal(frame: Frame, context: &BlockContext, txs: Vec<Arc<SignedTx>>, receipts: Vec<Receipt>, roots: Roots) -> Block {
+pub fn seal(
+    frame: Frame,
+    context: &BlockContext,
+    txs: Vec<Arc<SignedTx>>,
+    receipts: Vec<Receipt>,
+    roots: Roots,
+) -> Block {
     let mut logs_bloom = Bloom::ZERO;
     for receipt in &receipts {
         logs_bloom |= receipt.bloom;

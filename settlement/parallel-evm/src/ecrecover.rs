@@ -123,9 +123,7 @@ mod tests {
 
     fn sign(seed: u8, digest: &B256) -> ([u8; 64], u8, Address) {
         let secret = SecretKey::from_byte_array([seed; 32]).unwrap();
-        let (id, rs) = SECP256K1
-            .sign_ecdsa_recoverable(Message::from_digest(digest.0), &secret)
-            .serialize_compact();
+        let (id, rs) = SECP256K1.sign_ecdsa_recoverable(Message::from_digest(digest.0), &secret).serialize_compact();
         let public = secret.public_key(SECP256K1).serialize_uncompressed();
         (rs, i32::from(id) as u8, Address::from_slice(&keccak256(&public[1..])[12..]))
     }

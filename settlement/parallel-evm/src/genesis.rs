@@ -75,7 +75,9 @@ impl Genesis {
             return Err(bad("gasLimit", "at least 21000"));
         }
         let coinbase = match top.get("coinbase") {
-            Some(value) => Some(Address::try_from(bytes(value, "coinbase")?.as_slice()).map_err(|_| bad("coinbase", "20 bytes"))?),
+            Some(value) => {
+                Some(Address::try_from(bytes(value, "coinbase")?.as_slice()).map_err(|_| bad("coinbase", "20 bytes"))?)
+            }
             None => None,
         };
         let extra_data = top.get("extraData").map_or(Ok(Vec::new()), |value| bytes(value, "extraData"))?;
@@ -115,7 +117,7 @@ fn alloc(entries: &Map<String, Value>) -> Result<Diff> {
         if let Some(code) = entry.get("code") {
             let code = bytes(code, &format!("{path}.code"))?;
             if !code.is_empty() {
-                let code = Bytecode::new_raw(code.into());
+                let code = Bytecode::new_legacy(code.into());
                 info.code_hash = code.hash_slow();
                 diff.codes.insert(info.code_hash, code);
             }

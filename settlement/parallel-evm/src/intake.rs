@@ -19,10 +19,8 @@ pub fn decode_many(raws: &[&[u8]], chain_id: u64, threads: usize) -> Vec<Result<
     }
     let share = raws.len().div_ceil(threads);
     std::thread::scope(|scope| {
-        let handles: Vec<_> = raws
-            .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
-            .collect();
+        let handles: Vec<_> =
+            raws.chunks(share).map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>())).collect();
         handles.into_iter().flat_map(|handle| handle.join().expect("decoding does not panic")).collect()
     })
 }
@@ -34,11 +32,16 @@ pub fn check(tx: &SignedTx, block_gas_limit: u64, base_fee: Option<u64>) -> Resu
     }
     if tx.envelope.is_create() && tx.envelope.input().len() > INITCODE_BYTES_MAX {
         let size = tx.envelope.input().len();
-        return Err(RpcError::server(format!("max initcode size exceeded: code size {size}, limit {INITCODE_BYTES_MAX}")));
+        return Err(RpcError::server(format!(
+            "max initcode size exceeded: code size {size}, limit {INITCODE_BYTES_MAX}"
+        )));
     }
     let needed = intrinsic_gas(tx);
     if tx.gas_limit() < needed {
-        return Err(RpcError::server(format!("intrinsic gas too low: gas {}, minimum needed {needed}", tx.gas_limit())));
+        return Err(RpcError::server(format!(
+            "intrinsic gas too low: gas {}, minimum needed {needed}",
+            tx.gas_limit()
+        )));
     }
     if tx.tip_cap() > tx.fee_cap() {
         return Err(RpcError::server("max priority fee per gas higher than max fee per gas"));

@@ -68,6 +68,7 @@ struct PyBlockStats {
     aborted: u64,
     fell_back: bool,
     threads: u32,
+    busy_us: u64,
     execute_us: u64,
     root_us: u64,
     persist_us: u64,
@@ -79,7 +80,13 @@ impl PyBlockStats {
     fn __repr__(&self) -> String {
         format!(
             "BlockStats(number={}, transactions={}, gas_used={}, executions={}, reexecuted={}, threads={}, total_us={})",
-            self.number, self.transactions, self.gas_used, self.executions, self.reexecuted, self.threads, self.total_us
+            self.number,
+            self.transactions,
+            self.gas_used,
+            self.executions,
+            self.reexecuted,
+            self.threads,
+            self.total_us
         )
     }
 }
@@ -97,6 +104,7 @@ fn stats_object(py: Python<'_>, stats: BlockStats) -> PyBlockStats {
         aborted: stats.exec.aborted,
         fell_back: stats.exec.fell_back,
         threads: stats.exec.threads,
+        busy_us: stats.exec.busy_us,
         execute_us: stats.execute_us,
         root_us: stats.root_us,
         persist_us: stats.persist_us,
@@ -174,7 +182,11 @@ impl PyChain {
     }
 
     /// Takes many in, senders recovered in parallel; per item its hash or the RpcError that refused it.
-    fn send_raw_transactions<'py>(&self, py: Python<'py>, raws: Vec<Bound<'py, PyBytes>>) -> PyResult<Bound<'py, PyList>> {
+    fn send_raw_transactions<'py>(
+        &self,
+        py: Python<'py>,
+        raws: Vec<Bound<'py, PyBytes>>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let slices: Vec<&[u8]> = raws.iter().map(|raw| raw.as_bytes()).collect();
         let sent = py.detach(|| self.chain.send_raw_many(&slices));
         let results = PyList::empty(py);
@@ -242,7 +254,12 @@ impl PyChain {
     }
 
     /// A storage word at the head.
-    fn storage_at<'py>(&self, py: Python<'py>, account: &[u8], slot: &Bound<'py, PyInt>) -> PyResult<Bound<'py, PyAny>> {
+    fn storage_at<'py>(
+        &self,
+        py: Python<'py>,
+        account: &[u8],
+        slot: &Bound<'py, PyInt>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let (account, slot) = (address(account)?, u256(slot)?);
         to_int(py, py.detach(|| self.chain.head().state.slot(&(account, slot))))
     }
@@ -287,6 +304,12 @@ impl PyChain {
         Ok(())
     }
 
+    /// Writes a snapshot of the state and begins a new log, so that the next start has little to read.
+    fn compact(&self, py: Python<'_>) -> PyResult<()> {
+        let done = py.detach(|| self.chain.compact());
+        done.map_err(|error| fault(py, &error))
+    }
+
     /// Releases the data directory; reads go on, nothing is taken in any more.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.chain.close());
@@ -311,6 +334,12 @@ impl PyChain {
         counters.set_item("ecrecover_misses", misses)?;
         counters.set_item("threads", self.chain.config.threads)?;
         Ok(counters)
+    }
+
+    /// What each sender took of a block: (address, transactions, gas), the heaviest first.
+    fn block_lanes<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Vec<(Bound<'py, PyBytes>, u64, u64)>> {
+        let lanes = py.detach(|| self.chain.block_lanes(number)).map_err(|error| fault(py, &error))?;
+        Ok(lanes.into_iter().map(|(sender, txs, gas)| (PyBytes::new(py, sender.as_slice()), txs, gas)).collect())
     }
 
     /// Figures of the last produced block.

@@ -17,7 +17,19 @@ enum Reference {
 enum Node {
     Leaf { key: B256, value: Box<[u8]>, cached: Option<Reference> },
     Extension { nibbles: Box<[u8]>, child: Box<Node>, cached: Option<Reference> },
-    Branch { children: Box<[Option<Node>; 16]>, cached: Option<Reference> },
+    Branch { children: Box<Children>, cached: Option<Reference> },
+}
+
+/// Boxed, so that the many empty places of a branch cost a pointer each.
+type Child = Option<Box<Node>>;
+type Children = [Child; 16];
+
+fn leaf(key: B256, value: Box<[u8]>) -> Box<Node> {
+    Box::new(Node::Leaf { key, value, cached: None })
+}
+
+fn branch(children: Box<Children>) -> Box<Node> {
+    Box::new(Node::Branch { children, cached: None })
 }
 
 /// A new value of a hashed key; None removes it.
@@ -29,7 +41,7 @@ pub const EMPTY_ROOT: B256 = alloy_trie::EMPTY_ROOT_HASH;
 /// The trie: the root's sixteen children, each None or a node at depth 1.
 #[derive(Clone, Debug, Default)]
 pub struct Trie {
-    children: [Option<Node>; 16],
+    children: Children,
 }
 
 /// Fewer updates than this are not worth a thread.
@@ -43,7 +55,7 @@ impl Trie {
         for update in updates {
             parts[nibble(&update.0, 0) as usize].push(update);
         }
-        let mut work: Vec<(&mut Option<Node>, Vec<Update>)> = self.children.iter_mut().zip(parts).collect();
+        let mut work: Vec<(&mut Child, Vec<Update>)> = self.children.iter_mut().zip(parts).collect();
         if many {
             let share = work.len().div_ceil(threads.min(16));
             std::thread::scope(|scope| {
@@ -73,7 +85,7 @@ impl Trie {
     }
 }
 
-fn update_child(child: &mut Option<Node>, part: &mut Vec<Update>) {
+fn update_child(child: &mut Child, part: &mut Vec<Update>) {
     if part.is_empty() {
         return;
     }
@@ -89,9 +101,9 @@ fn update_child(child: &mut Option<Node>, part: &mut Vec<Update>) {
 }
 
 /// With one child the root is that child, one nibble longer.
-fn encode_lone_child(children: &mut [Option<Node>; 16]) -> Vec<u8> {
+fn encode_lone_child(children: &mut Children) -> Vec<u8> {
     for (index, child) in children.iter_mut().enumerate() {
-        match child {
+        match child.as_deref_mut() {
             None => {}
             Some(Node::Leaf { key, value, .. }) => return encode_leaf(key, 0, value),
             Some(Node::Extension { nibbles, child, .. }) => {
@@ -110,49 +122,44 @@ fn nibble(key: &B256, depth: usize) -> u8 {
     if depth.is_multiple_of(2) { byte >> 4 } else { byte & 15 }
 }
 
-fn insert(place: &mut Option<Node>, depth: usize, key: B256, value: Box<[u8]>) {
-    match place {
-        None => *place = Some(Node::Leaf { key, value, cached: None }),
-        Some(Node::Leaf { key: other, value: held, cached }) if *other == key => {
+fn insert(place: &mut Child, depth: usize, key: B256, value: Box<[u8]>) {
+    let Some(node) = place.as_deref_mut() else {
+        *place = Some(leaf(key, value));
+        return;
+    };
+    match node {
+        Node::Leaf { key: other, value: held, cached } if *other == key => {
             *held = value;
             *cached = None;
         }
-        Some(Node::Leaf { key: other, .. }) => {
+        Node::Leaf { key: other, cached, .. } => {
             let other = *other;
+            *cached = None;
             let mut fork = depth;
             while nibble(&other, fork) == nibble(&key, fork) {
                 fork += 1;
             }
-            let old = place.take();
-            let mut children: Box<[Option<Node>; 16]> = Default::default();
-            if let Some(Node::Leaf { key: other, value: held, .. }) = old {
-                children[nibble(&other, fork) as usize] = Some(Node::Leaf { key: other, value: held, cached: None });
-            }
-            children[nibble(&key, fork) as usize] = Some(Node::Leaf { key, value, cached: None });
-            let branch = Node::Branch { children, cached: None };
-            *place = Some(extend((depth..fork).map(|at| nibble(&key, at)).collect(), branch));
+            let mut children: Box<Children> = Default::default();
+            children[nibble(&other, fork) as usize] = place.take();
+            children[nibble(&key, fork) as usize] = Some(leaf(key, value));
+            *place = Some(extend((depth..fork).map(|at| nibble(&key, at)).collect(), branch(children)));
         }
-        Some(Node::Branch { children, cached }) => {
+        Node::Branch { children, cached } => {
             *cached = None;
             insert(&mut children[nibble(&key, depth) as usize], depth + 1, key, value);
         }
-        Some(Node::Extension { nibbles, .. }) => {
+        Node::Extension { nibbles, child, cached } => {
             let shared = nibbles.iter().enumerate().take_while(|(at, held)| nibble(&key, depth + at) == **held).count();
             if shared == nibbles.len() {
-                let below = depth + shared;
-                if let Some(Node::Extension { child, cached, .. }) = place {
-                    *cached = None;
-                    insert_below(child, below, key, value);
-                }
+                *cached = None;
+                insert_below(child, depth + shared, key, value);
                 return;
             }
-            if let Some(Node::Extension { nibbles, child, .. }) = place.take() {
-                let mut children: Box<[Option<Node>; 16]> = Default::default();
-                children[nibbles[shared] as usize] = Some(extend(nibbles[shared + 1..].into(), *child));
-                children[nibble(&key, depth + shared) as usize] = Some(Node::Leaf { key, value, cached: None });
-                let branch = Node::Branch { children, cached: None };
-                *place = Some(extend(nibbles[..shared].into(), branch));
-            }
+            let Some(Node::Extension { nibbles, child, .. }) = place.take().map(|node| *node) else { return };
+            let mut children: Box<Children> = Default::default();
+            children[nibbles[shared] as usize] = Some(extend(nibbles[shared + 1..].into(), child));
+            children[nibble(&key, depth + shared) as usize] = Some(leaf(key, value));
+            *place = Some(extend(nibbles[..shared].into(), branch(children)));
         }
     }
 }
@@ -166,54 +173,52 @@ fn insert_below(child: &mut Box<Node>, depth: usize, key: B256, value: Box<[u8]>
 }
 
 /// Puts an extension above a branch; merges with what needs none.
-fn extend(nibbles: Box<[u8]>, node: Node) -> Node {
+fn extend(nibbles: Box<[u8]>, mut node: Box<Node>) -> Box<Node> {
     if nibbles.is_empty() {
         return node;
     }
-    match node {
-        Node::Extension { nibbles: inner, child, .. } => {
-            Node::Extension { nibbles: nibbles.iter().chain(inner.iter()).copied().collect(), child, cached: None }
+    match node.as_mut() {
+        Node::Extension { nibbles: inner, cached, .. } => {
+            *inner = nibbles.iter().chain(inner.iter()).copied().collect();
+            *cached = None;
+            node
         }
         // The leaf keeps its whole key, so only its cached encoding depends on the depth.
-        Node::Leaf { key, value, .. } => Node::Leaf { key, value, cached: None },
-        branch => Node::Extension { nibbles, child: Box::new(branch), cached: None },
+        Node::Leaf { cached, .. } => {
+            *cached = None;
+            node
+        }
+        Node::Branch { .. } => Box::new(Node::Extension { nibbles, child: node, cached: None }),
     }
 }
 
-fn remove(place: &mut Option<Node>, depth: usize, key: &B256) {
-    match place {
+fn remove(place: &mut Child, depth: usize, key: &B256) {
+    match place.as_deref_mut() {
         None => {}
-        Some(Node::Leaf { key: held, .. }) => {
-            if held == key {
-                *place = None;
-            }
-        }
+        Some(Node::Leaf { key: held, .. }) if held == key => *place = None,
+        Some(Node::Leaf { .. }) => {}
         Some(Node::Branch { children, cached }) => {
             *cached = None;
             remove(&mut children[nibble(key, depth) as usize], depth + 1, key);
             collapse(place);
         }
-        Some(Node::Extension { nibbles, child, cached }) => {
+        Some(Node::Extension { nibbles, .. }) => {
             let follows = nibbles.iter().enumerate().all(|(at, held)| nibble(key, depth + at) == *held);
             if !follows {
                 return;
             }
-            *cached = None;
             let below = depth + nibbles.len();
-            let mut inner = Some(std::mem::replace(
-                child.as_mut(),
-                Node::Leaf { key: B256::ZERO, value: Box::default(), cached: None },
-            ));
+            let Some(Node::Extension { nibbles, child, .. }) = place.take().map(|node| *node) else { return };
+            let mut inner = Some(child);
             remove(&mut inner, below, key);
-            let nibbles = std::mem::take(nibbles);
             *place = inner.map(|node| extend(nibbles, node));
         }
     }
 }
 
 /// A branch with one child becomes that child.
-fn collapse(place: &mut Option<Node>) {
-    let Some(Node::Branch { children, .. }) = place else { return };
+fn collapse(place: &mut Child) {
+    let Some(Node::Branch { children, .. }) = place.as_deref_mut() else { return };
     let mut held = children.iter_mut().enumerate().filter(|(_, child)| child.is_some());
     let (Some((index, only)), None) = (held.next(), held.next()) else { return };
     let node = only.take();
@@ -223,9 +228,13 @@ fn collapse(place: &mut Option<Node>) {
 /// The node's encoding as its parent holds it; hashes what is not cached.
 fn reference(node: &mut Node, depth: usize) -> &Reference {
     let fresh = match node {
-        Node::Leaf { cached: Some(_), .. } | Node::Extension { cached: Some(_), .. } | Node::Branch { cached: Some(_), .. } => None,
+        Node::Leaf { cached: Some(_), .. }
+        | Node::Extension { cached: Some(_), .. }
+        | Node::Branch { cached: Some(_), .. } => None,
         Node::Leaf { key, value, .. } => Some(encode_leaf(key, depth, value)),
-        Node::Extension { nibbles, child, .. } => Some(encode_extension(nibbles, reference(child, depth + nibbles.len()))),
+        Node::Extension { nibbles, child, .. } => {
+            Some(encode_extension(nibbles, reference(child, depth + nibbles.len())))
+        }
         Node::Branch { children, .. } => Some(encode_branch(children, depth)),
     };
     let (Node::Leaf { cached, .. } | Node::Extension { cached, .. } | Node::Branch { cached, .. }) = node;
@@ -246,7 +255,7 @@ fn put_reference(out: &mut Vec<u8>, reference: &Reference) {
     }
 }
 
-fn encode_branch(children: &mut [Option<Node>; 16], depth: usize) -> Vec<u8> {
+fn encode_branch(children: &mut Children, depth: usize) -> Vec<u8> {
     let mut payload = Vec::with_capacity(16 * 33 + 1);
     for child in children.iter_mut() {
         match child {
@@ -338,7 +347,7 @@ mod tests {
             for step in 0..120 {
                 let updates: Vec<Update> = (0..random.next() % 4 + 1)
                     .map(|_| {
-                        let value = (random.next() % 3 != 0)
+                        let value = (!random.next().is_multiple_of(3))
                             .then(|| vec![7u8; (random.next() % 40 + 1) as usize].into_boxed_slice());
                         (key(&mut random), value)
                     })

@@ -7,7 +7,6 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from parallel_evm import Chain
-from web3 import Web3
 from web3.providers import JSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
@@ -67,7 +66,14 @@ def rpc(chain: Chain) -> Callable[..., dict[str, object]]:
 def transfer(sender: LocalAccount, nonce: int, to: str, value: int = 1, **fields: object) -> bytes:
     """A signed EIP-1559 transfer."""
     tx = {
-        "type": 2, "chainId": CHAIN_ID, "nonce": nonce, "to": to, "value": value, "gas": 21_000,
-        "maxFeePerGas": 3 * 10**9, "maxPriorityFeePerGas": 10**9, **fields,
+        "type": 2,
+        "chainId": CHAIN_ID,
+        "nonce": nonce,
+        "to": to,
+        "value": value,
+        "gas": 21_000,
+        "maxFeePerGas": 3 * 10**9,
+        "maxPriorityFeePerGas": 10**9,
+        **fields,
     }
     return bytes(sender.sign_transaction(tx).raw_transaction)

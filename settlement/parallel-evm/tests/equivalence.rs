@@ -5,10 +5,10 @@
 mod common;
 
 use alloy_primitives::{Address, TxKind, U256, hex};
-use common::{Random, account, code, coinbase, contract, context, seeds, state, transfer_data, tx};
+use common::{Random, account, code, coinbase, context, contract, seeds, state, transfer_data, tx};
 use parallel_evm::{
     ecrecover::RecoverCache,
-    exec::{BlockContext, BlockOutcome, Job, Outcome, parallel, sequential},
+    exec::{BlockContext, BlockOutcome, Job, Outcome, block_stm, parallel, sequential},
     roots::Tries,
     state::{Diff, State},
     tx::SignedTx,
@@ -94,8 +94,18 @@ fn random_tx(shape: &Shape, senders: &mut Senders, random: &mut Random) -> Arc<S
 fn effective(state: &State, diff: &Diff) -> Diff {
     Diff {
         infos: diff.infos.iter().filter(|(at, info)| state.info(at) != **info).map(|(at, info)| (*at, *info)).collect(),
-        slots: diff.slots.iter().filter(|(at, value)| state.slot(at) != **value).map(|(at, value)| (*at, *value)).collect(),
-        codes: diff.codes.iter().filter(|(hash, _)| state.code(hash).is_none()).map(|(hash, code)| (*hash, code.clone())).collect(),
+        slots: diff
+            .slots
+            .iter()
+            .filter(|(at, value)| state.slot(at) != **value)
+            .map(|(at, value)| (*at, *value))
+            .collect(),
+        codes: diff
+            .codes
+            .iter()
+            .filter(|(hash, _)| state.code(hash).is_none())
+            .map(|(hash, code)| (*hash, code.clone()))
+            .collect(),
     }
 }
 
@@ -105,8 +115,9 @@ fn compare(state: &State, context: &BlockContext, txs: &[Arc<SignedTx>], what: &
     let wanted = sequential::execute(&job);
     let (tries, _) = Tries::of(state, 1);
     let root = tries.clone().update(state, &wanted.diff, 1);
-    for threads in THREADS {
-        let got = parallel::execute(&job, threads);
+    let runs = THREADS.iter().map(|threads| (*threads, parallel::execute(&job, *threads)));
+    let measured = [2, 4].iter().map(|threads| (*threads, block_stm::execute(&job, *threads)));
+    for (threads, got) in runs.chain(measured) {
         assert_eq!(got.outcomes.len(), wanted.outcomes.len(), "{what}: {threads} threads: number of outcomes");
         for (index, (got, wanted)) in got.outcomes.iter().zip(&wanted.outcomes).enumerate() {
             assert!(got == wanted, "{what}: {threads} threads: transaction {index}");
@@ -185,7 +196,10 @@ fn named_shapes() {
     for (name, txs) in blocks {
         let outcome = compare(&state, &context, &txs, name);
         assert_eq!(outcome.outcomes.len(), 600);
-        assert!(outcome.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Executed(result) if result.success)), "{name}");
+        assert!(
+            outcome.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Executed(result) if result.success)),
+            "{name}"
+        );
     }
 }
 

@@ -78,7 +78,10 @@ def test_bad_bytes(chain: Chain, alice: LocalAccount, bob: LocalAccount) -> None
     for raw in (b"", b"\x00", b"\x03\xc0", b"\x04\xc0", b"\x7f", good[:-1], good + b"\x00", bytes(200_000)):
         refusal(chain, raw)
     unprotected = {"nonce": 0, "gas": 21_000, "gasPrice": 2 * 10**9, "to": bob.address, "value": 1}
-    assert "replay-protected" in refusal(chain, bytes(Account.sign_transaction(unprotected, alice.key).raw_transaction)).message
+    assert (
+        "replay-protected"
+        in refusal(chain, bytes(Account.sign_transaction(unprotected, alice.key).raw_transaction)).message
+    )
 
 
 @pytest.mark.parametrize("kind", ["legacy", "access_list", "dynamic"])

@@ -11,19 +11,19 @@ from web3.exceptions import ContractCustomError, ContractLogicError
 # Counted(uint256 indexed total) with n as data; n = 0 reverts with the word 0x2a.
 TOPIC = bytes(Web3.keccak(text="Counted(uint256,uint256)"))
 RUNTIME = bytes.fromhex(
-    "36600d57"          # if calldatasize: jump to 0x0d
+    "36600d57"  # if calldatasize: jump to 0x0d
     "5f545f5260205ff3"  # return sload(0)
     "00"
-    "5b5f3580602057"    # 0x0d: n = calldataload(0); if n: jump to 0x20
+    "5b5f3580602057"  # 0x0d: n = calldataload(0); if n: jump to 0x20
     "602a5f5260205ffd"  # revert(0x2a)
     "00000000"
-    "5b5f54810180"      # 0x20: total = sload(0) + n
-    "5f55"              # sstore(0, total)
-    "905f52"            # mstore(0, n)
+    "5b5f54810180"  # 0x20: total = sload(0) + n
+    "5f55"  # sstore(0, total)
+    "905f52"  # mstore(0, n)
     "7f" + TOPIC.hex() + "60205fa2"
     "00"
 )
-INIT = bytes.fromhex("60%02x600c5f3960%02x5ff3" % (len(RUNTIME), len(RUNTIME)))
+INIT = bytes.fromhex(f"60{len(RUNTIME):02x}600c5f3960{len(RUNTIME):02x}5ff3")
 INIT = INIT + b"\x00" * (12 - len(INIT)) + RUNTIME
 
 

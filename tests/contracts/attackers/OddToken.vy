@@ -17,6 +17,7 @@ mode: public(uint256)
 target: public(address)
 payload: public(Bytes[8192])
 succeeded: public(bool)
+answer: public(Bytes[64])
 balanceOf: public(HashMap[address, uint256])
 
 
@@ -72,7 +73,7 @@ def receiveWithAuthorization(
 @internal
 def _move(sender: address, receiver: address, amount: uint256) -> Bytes[32]:
     if self.mode == CALLS:
-        self.succeeded = raw_call(self.target, self.payload, revert_on_failure=False)
+        self.succeeded, self.answer = raw_call(self.target, self.payload, max_outsize=64, revert_on_failure=False)
     if self.mode != STILL:
         self.balanceOf[sender] -= amount
         self.balanceOf[receiver] += amount

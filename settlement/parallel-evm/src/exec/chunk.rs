@@ -8,9 +8,12 @@ use super::{
     versions::MultiVersion,
 };
 use crate::state::{Info, Slot, Writes};
-use alloy_primitives::{Address, B256, U256, map::{AddressMap, B256Map, HashMap}};
+use alloy_primitives::{
+    Address, B256, U256,
+    map::{AddressMap, B256Map, HashMap},
+};
 use revm::{Database, bytecode::Bytecode, state::AccountInfo};
-use std::{convert::Infallible, ops::Range};
+use std::{convert::Infallible, ops::Range, time::Instant};
 
 /// A value that came from outside the chunk, and the first transaction of the chunk that saw it.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct ChunkResult {
     /// Per transaction; empty where it was skipped.
     pub writes: Vec<Writes>,
     reads: Vec<Read>,
+    /// What its first execution took.
+    pub spent_ns: u64,
 }
 
 impl ChunkResult {
@@ -40,20 +45,9 @@ impl ChunkResult {
             .min()
     }
 
-    /// The values that later chunks should see: each key's last.
-    pub fn published(&self) -> Writes {
-        if let [only] = self.writes.as_slice() {
-            return only.clone();
-        }
-        let mut diff = crate::state::Diff::default();
-        for writes in &self.writes {
-            diff.absorb(writes.clone());
-        }
-        Writes {
-            infos: diff.infos.into_iter().collect(),
-            slots: diff.slots.into_iter().collect(),
-            codes: diff.codes.into_iter().collect(),
-        }
+    /// Whether the account was read: writing it takes a read.
+    pub fn touches(&self, account: &Address) -> bool {
+        self.reads.iter().any(|read| matches!(read, Read::Info(address, _, _) if address == account))
     }
 
     /// Forgets everything from a transaction on.
@@ -176,9 +170,17 @@ impl<'a> ChunkRunner<'a> {
     /// Executes transactions against what is visible now. `go_on` is asked before each.
     pub fn run(&mut self, chunk: usize, txs: Range<usize>, go_on: impl Fn() -> bool) -> Option<ChunkResult> {
         self.evm.ctx.journaled_state.database.reset(chunk);
-        let mut result = ChunkResult { txs: txs.start..txs.start, outcomes: Vec::new(), writes: Vec::new(), reads: Vec::new() };
-        self.extend(&mut result, txs.end, go_on)
-            .then_some(result)
+        let started = Instant::now();
+        let mut result = ChunkResult {
+            txs: txs.start..txs.start,
+            outcomes: Vec::new(),
+            writes: Vec::new(),
+            reads: Vec::new(),
+            spent_ns: 0,
+        };
+        let whole = self.extend(&mut result, txs.end, go_on);
+        result.spent_ns = started.elapsed().as_nanos() as u64;
+        whole.then_some(result)
     }
 
     /// Executes a chunk again from its first stale transaction on.

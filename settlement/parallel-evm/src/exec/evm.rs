@@ -14,7 +14,8 @@ use revm::{
         result::{EVMError, ExecutionResult, HaltReason, InvalidTransaction, Output},
     },
     handler::{
-        EthFrame, EthPrecompiles, FrameResult, Handler, MainnetContext, PrecompileProvider, instructions::EthInstructions,
+        EthFrame, EthPrecompiles, FrameResult, Handler, MainnetContext, PrecompileProvider,
+        instructions::EthInstructions,
     },
     interpreter::{CallInputs, Gas, InstructionResult, InterpreterResult, interpreter::EthInterpreter},
     primitives::{AddressSet, hardfork::SpecId},
@@ -70,8 +71,13 @@ fn recover(cache: &RecoverCache, input: &[u8]) -> Bytes {
     }
 }
 
-pub type SiteEvm<'c, DB> =
-    Evm<MainnetContext<DB>, (), EthInstructions<EthInterpreter, MainnetContext<DB>>, CachedPrecompiles<'c>, EthFrame<EthInterpreter>>;
+pub type SiteEvm<'c, DB> = Evm<
+    MainnetContext<DB>,
+    (),
+    EthInstructions<EthInterpreter, MainnetContext<DB>>,
+    CachedPrecompiles<'c>,
+    EthFrame<EthInterpreter>,
+>;
 
 pub type SiteError<DB> = EVMError<<DB as Database>::Error, InvalidTransaction>;
 

@@ -1,5 +1,6 @@
 //! Execution of one block's transactions: the job, its outcome, and the executors.
 
+pub mod block_stm;
 mod chunk;
 pub mod evm;
 pub mod overlay;
@@ -104,6 +105,8 @@ pub struct ExecStats {
     /// True when conflicts dominated and the rest of the block went sequentially.
     pub fell_back: bool,
     pub threads: u32,
+    /// Time that the threads spent executing, together: over the wall time, the parallelism reached.
+    pub busy_us: u64,
 }
 
 /// A block's outcomes, in order. Shorter than the job where the block's gas ran out.

@@ -3,8 +3,8 @@
 //! Threads take chunks in order and execute them against what is visible. Whoever finishes the next
 //! chunk to commit compares its reads with the committed values: equal values mean an equal result, so it
 //! is committed as it is; otherwise it is executed again from the first stale transaction on, now on
-//! final values. Chunks shrink while conflicts are frequent and grow while there are none; when conflicts
-//! dominate even with single transactions, the rest of the block goes sequentially.
+//! final values. Chunks shrink while conflicts are frequent and grow while there are none; when speculation
+//! loses time even with single transactions, the rest of the block goes sequentially.
 
 use super::{
     BlockOutcome, ExecStats, Job, Outcome,
@@ -20,6 +20,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 /// Below this there is less work than starting threads costs.
@@ -30,7 +31,7 @@ const CHUNK_TXS_START: usize = 8;
 /// Gas limits in a chunk at most, so that heavy transactions spread over the threads one by one.
 const CHUNK_GAS_MAX: u64 = 2_000_000;
 /// Committed transactions after which the chunk size is thought over.
-const WINDOW_TXS: u64 = 64;
+const WINDOW_TXS: u64 = 32;
 
 /// Hands out chunks in order.
 struct Cursor {
@@ -48,8 +49,12 @@ struct Ledger {
     executions: u64,
     reexecuted: u64,
     aborted: u64,
+    busy_ns: u64,
     window_txs: u64,
     window_stale: u64,
+    /// Time of first executions, and of repeated ones, in the window.
+    window_first_ns: u64,
+    window_again_ns: u64,
 }
 
 struct Shared<'a> {
@@ -61,6 +66,7 @@ struct Shared<'a> {
     ledger: Mutex<Ledger>,
     chunk_txs: AtomicUsize,
     stop: AtomicBool,
+    threads: u64,
 }
 
 /// Executes the job on several threads; equal to the sequential executor in everything but speed.
@@ -68,7 +74,12 @@ pub fn execute(job: &Job<'_>, threads: usize) -> BlockOutcome {
     if threads < 2 || job.txs.len() < TXS_MIN {
         return sequential::execute(job);
     }
-    let memory = MultiVersion::new(job.state, job.block.coinbase);
+    speculate(job, threads)
+}
+
+/// Speculative execution whatever the block; with one thread it shows what the bookkeeping costs.
+pub fn speculate(job: &Job<'_>, threads: usize) -> BlockOutcome {
+    let memory = MultiVersion::new(job.state, job.block.coinbase, job.txs.len() * 2);
     let ledger = Ledger {
         next_chunk: 0,
         next_tx: 0,
@@ -78,8 +89,11 @@ pub fn execute(job: &Job<'_>, threads: usize) -> BlockOutcome {
         executions: 0,
         reexecuted: 0,
         aborted: 0,
+        busy_ns: 0,
         window_txs: 0,
         window_stale: 0,
+        window_first_ns: 0,
+        window_again_ns: 0,
     };
     let shared = Shared {
         job,
@@ -89,6 +103,7 @@ pub fn execute(job: &Job<'_>, threads: usize) -> BlockOutcome {
         ledger: Mutex::new(ledger),
         chunk_txs: AtomicUsize::new(CHUNK_TXS_START.min(job.txs.len().div_ceil(threads * 4)).max(1)),
         stop: AtomicBool::new(false),
+        threads: threads as u64,
     };
     std::thread::scope(|scope| {
         for _ in 1..threads {
@@ -108,6 +123,7 @@ fn finish(job: &Job<'_>, memory: MultiVersion<'_>, ledger: Ledger, threads: usiz
         aborted: ledger.aborted,
         fell_back: false,
         threads: threads as u32,
+        busy_us: ledger.busy_ns / 1_000,
     };
     let diff = memory.into_diff(ledger.next_chunk);
     let mut outcome = BlockOutcome { outcomes: ledger.outcomes, diff, gas_used: ledger.gas_used, stats };
@@ -117,6 +133,7 @@ fn finish(job: &Job<'_>, memory: MultiVersion<'_>, ledger: Ledger, threads: usiz
         let rest = sequential::execute_from(job, overlay, ledger.next_tx, ledger.gas_used);
         stats.executions += rest.stats.executions;
         stats.fell_back = true;
+        stats.busy_us += rest.stats.busy_us;
         outcome.outcomes.extend(rest.outcomes);
         outcome.diff = rest.diff;
         outcome.gas_used = rest.gas_used;
@@ -131,7 +148,7 @@ impl Shared<'_> {
         while let Some((chunk, txs)) = self.take() {
             let go_on = || !self.stop.load(Ordering::Relaxed);
             let Some(result) = runner.run(chunk, txs, go_on) else { return };
-            self.memory.publish(chunk, &result.published());
+            self.memory.publish(chunk, &result.writes);
             *lock(&self.finished[chunk]) = Some(Box::new(result));
             self.commit_ready(&mut runner);
         }
@@ -190,11 +207,17 @@ impl Shared<'_> {
         let count = (result.txs.end - result.txs.start) as u64;
         ledger.executions += count;
         ledger.window_txs += count;
+        ledger.busy_ns += result.spent_ns;
+        ledger.window_first_ns += result.spent_ns;
         if let Some(stale) = result.first_stale(self.memory, chunk) {
             let again = (result.txs.end - stale) as u64;
-            self.memory.retract(chunk, &result.published());
+            self.memory.retract(chunk, &result.writes);
+            let started = Instant::now();
             result = runner.rerun(chunk, result, stale);
-            self.memory.publish(chunk, &result.published());
+            let spent = started.elapsed().as_nanos() as u64;
+            ledger.busy_ns += spent;
+            ledger.window_again_ns += spent;
+            self.memory.publish(chunk, &result.writes);
             ledger.executions += again;
             ledger.reexecuted += again;
             ledger.aborted += 1;
@@ -221,9 +244,9 @@ impl Shared<'_> {
             fits += 1;
         }
         if fits < result.txs.end {
-            self.memory.retract(chunk, &result.published());
+            self.memory.retract(chunk, &result.writes);
             result.truncate(fits);
-            self.memory.publish(chunk, &result.published());
+            self.memory.publish(chunk, &result.writes);
             ledger.full = true;
             self.stop.store(true, Ordering::Relaxed);
         }
@@ -237,20 +260,23 @@ impl Shared<'_> {
         ledger.outcomes.append(&mut result.outcomes);
     }
 
-    /// Shrinks or grows the chunks; gives speculation up when most of it is wasted.
+    /// Shrinks or grows the chunks. Gives speculation up when it costs more than it brings: first executions
+    /// share the threads, repeated ones run one after the other. (A repeated claim finds its signatures in
+    /// the cache, so that speculation can pay even where everything conflicts.)
     fn adapt(&self, ledger: &mut Ledger) {
         let size = self.chunk_txs.load(Ordering::Relaxed);
         let stale_percent = ledger.window_stale * 100 / ledger.window_txs;
+        let loses = ledger.window_again_ns * self.threads > ledger.window_first_ns * (self.threads - 1);
         match stale_percent {
-            0..=2 => self.chunk_txs.store((size * 2).min(CHUNK_TXS_MAX), Ordering::Relaxed),
-            3..=10 => {}
-            11..=59 if size > 1 => self.chunk_txs.store(size / 2, Ordering::Relaxed),
-            11..=59 => {}
-            // Nearly everything conflicts: smaller chunks would conflict nearly as often.
-            _ if size > 2 && stale_percent < 85 => self.chunk_txs.store(1, Ordering::Relaxed),
-            _ => self.stop.store(true, Ordering::Relaxed),
+            0 => self.chunk_txs.store((size * 2).min(CHUNK_TXS_MAX), Ordering::Relaxed),
+            1..=10 => {}
+            _ if size > 1 => self.chunk_txs.store(1, Ordering::Relaxed),
+            _ if loses => self.stop.store(true, Ordering::Relaxed),
+            _ => {}
         }
         ledger.window_txs = 0;
         ledger.window_stale = 0;
+        ledger.window_first_ns = 0;
+        ledger.window_again_ns = 0;
     }
 }

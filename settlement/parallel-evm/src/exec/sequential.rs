@@ -1,13 +1,13 @@
 //! One transaction after the other: the reference for every other executor.
 
 use super::{
-    BlockOutcome, Executed, ExecStats, Job, Outcome,
+    BlockOutcome, ExecStats, Executed, Job, Outcome,
     evm::{SiteError, account_info, build, run_tx},
     overlay::Overlay,
 };
 use alloy_primitives::{Address, B256, U256};
 use revm::{Database, bytecode::Bytecode, context::result::EVMError, state::AccountInfo};
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 /// The overlay as revm sees it.
 pub struct OverlayDb<'a> {
@@ -50,6 +50,7 @@ pub fn execute_from(job: &Job<'_>, overlay: Overlay<'_>, first: usize, mut gas_u
     let mut evm = build(db, job.block.block_env(), job.block.cfg_env(), job.recover);
     let mut outcomes = Vec::with_capacity(job.txs.len() - first);
     let mut executions = 0;
+    let started = Instant::now();
     for tx in &job.txs[first..] {
         if gas_used.saturating_add(tx.gas_limit()) > job.block.gas_limit {
             break;
@@ -66,8 +67,10 @@ pub fn execute_from(job: &Job<'_>, overlay: Overlay<'_>, first: usize, mut gas_u
             Err(reason) => outcomes.push(Outcome::Skipped(reason)),
         }
     }
+    let busy_us = started.elapsed().as_micros() as u64;
+    let stats = ExecStats { executions, threads: 1, busy_us, ..ExecStats::default() };
     let diff = evm.ctx.journaled_state.database.overlay.finish();
-    BlockOutcome { outcomes, diff, gas_used, stats: ExecStats { executions, threads: 1, ..ExecStats::default() } }
+    BlockOutcome { outcomes, diff, gas_used, stats }
 }
 
 /// Splits what ran from what may not run now. A database that cannot fail leaves no third case.

@@ -18,8 +18,48 @@ use std::{
 /// Enough that eight threads rarely meet at one lock.
 const SHARDS: usize = 64;
 
-/// Values of one key by the chunk that wrote them, rising.
-type Versions<V> = Vec<(usize, V)>;
+/// Values of one key by the chunk that wrote them. Most keys have one, which needs no allocation.
+struct Versions<V> {
+    last: Option<(usize, V)>,
+    /// Rising, all below `last`.
+    older: Vec<(usize, V)>,
+}
+
+impl<V> Default for Versions<V> {
+    fn default() -> Self {
+        Self { last: None, older: Vec::new() }
+    }
+}
+
+impl<V: Copy> Versions<V> {
+    fn newest(&self, before: usize) -> Option<V> {
+        let earlier = || self.older.iter().rev().find(|(chunk, _)| *chunk < before);
+        self.last.as_ref().filter(|(chunk, _)| *chunk < before).or_else(earlier).map(|(_, value)| *value)
+    }
+
+    fn put(&mut self, chunk: usize, value: V) {
+        match &mut self.last {
+            None => self.last = Some((chunk, value)),
+            Some((held, old)) if *held == chunk => *old = value,
+            Some(last) if last.0 < chunk => {
+                self.older.push(*last);
+                *last = (chunk, value);
+            }
+            Some(_) => match self.older.binary_search_by_key(&chunk, |(held, _)| *held) {
+                Ok(at) => self.older[at].1 = value,
+                Err(at) => self.older.insert(at, (chunk, value)),
+            },
+        }
+    }
+
+    fn retract(&mut self, chunk: usize) {
+        if self.last.as_ref().is_some_and(|(held, _)| *held == chunk) {
+            self.last = self.older.pop();
+        } else {
+            self.older.retain(|(held, _)| *held != chunk);
+        }
+    }
+}
 
 #[derive(Default)]
 struct Shard {
@@ -44,24 +84,21 @@ pub struct MultiVersion<'a> {
     hasher: DefaultHashBuilder,
 }
 
-fn newest<V: Copy>(versions: &Versions<V>, before: usize) -> Option<V> {
-    versions.iter().rev().find(|(chunk, _)| *chunk < before).map(|(_, value)| *value)
-}
-
-fn put<V>(versions: &mut Versions<V>, chunk: usize, value: V) {
-    match versions.binary_search_by_key(&chunk, |(held, _)| *held) {
-        Ok(at) => versions[at].1 = value,
-        Err(at) => versions.insert(at, (chunk, value)),
-    }
-}
-
 impl<'a> MultiVersion<'a> {
-    pub fn new(state: &'a State, coinbase: Address) -> Self {
+    /// `keys` is about how many accounts, and how many slots, will be written.
+    pub fn new(state: &'a State, coinbase: Address, keys: usize) -> Self {
+        let room = keys / SHARDS + 4;
+        let shard = || {
+            let mut shard = Shard::default();
+            shard.infos.reserve(room);
+            shard.slots.reserve(room);
+            RwLock::new(shard)
+        };
         Self {
             state,
             coinbase,
             earned: Mutex::new(Coinbase { info: state.info(&coinbase), rewards: U256::ZERO }),
-            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            shards: (0..SHARDS).map(|_| shard()).collect(),
             codes: RwLock::default(),
             hasher: DefaultHashBuilder::default(),
         }
@@ -78,7 +115,7 @@ impl<'a> MultiVersion<'a> {
             return credited(earned.info, earned.rewards);
         }
         let shard = self.shard(address).read().expect("no panic holds a shard");
-        let found = shard.infos.get(address).and_then(|versions| newest(versions, before));
+        let found = shard.infos.get(address).and_then(|versions| versions.newest(before));
         drop(shard);
         found.unwrap_or_else(|| self.state.info(address))
     }
@@ -86,7 +123,7 @@ impl<'a> MultiVersion<'a> {
     /// The storage word as chunk `before` sees it now.
     pub fn slot(&self, slot: &Slot, before: usize) -> U256 {
         let shard = self.shard(slot).read().expect("no panic holds a shard");
-        let found = shard.slots.get(slot).and_then(|versions| newest(versions, before));
+        let found = shard.slots.get(slot).and_then(|versions| versions.newest(before));
         drop(shard);
         found.unwrap_or_else(|| self.state.slot(slot))
     }
@@ -98,17 +135,21 @@ impl<'a> MultiVersion<'a> {
         self.codes.read().expect("no panic holds the codes").get(hash).cloned()
     }
 
-    /// Makes a chunk's writes visible to later chunks.
-    pub fn publish(&self, chunk: usize, writes: &Writes) {
+    /// Makes the writes of a chunk's transactions, in their order, visible to later chunks.
+    pub fn publish(&self, chunk: usize, writes: &[Writes]) {
+        writes.iter().for_each(|writes| self.publish_one(chunk, writes));
+    }
+
+    fn publish_one(&self, chunk: usize, writes: &Writes) {
         for (address, info) in &writes.infos {
             if *address != self.coinbase {
                 let mut shard = self.shard(address).write().expect("no panic holds a shard");
-                put(shard.infos.entry(*address).or_default(), chunk, *info);
+                shard.infos.entry(*address).or_default().put(chunk, *info);
             }
         }
         for (slot, value) in &writes.slots {
             let mut shard = self.shard(slot).write().expect("no panic holds a shard");
-            put(shard.slots.entry(*slot).or_default(), chunk, *value);
+            shard.slots.entry(*slot).or_default().put(chunk, *value);
         }
         if !writes.codes.is_empty() {
             let mut codes = self.codes.write().expect("no panic holds the codes");
@@ -117,17 +158,21 @@ impl<'a> MultiVersion<'a> {
     }
 
     /// Takes back what a chunk published.
-    pub fn retract(&self, chunk: usize, writes: &Writes) {
+    pub fn retract(&self, chunk: usize, writes: &[Writes]) {
+        writes.iter().for_each(|writes| self.retract_one(chunk, writes));
+    }
+
+    fn retract_one(&self, chunk: usize, writes: &Writes) {
         for (address, _) in &writes.infos {
             let mut shard = self.shard(address).write().expect("no panic holds a shard");
             if let Some(versions) = shard.infos.get_mut(address) {
-                versions.retain(|(held, _)| *held != chunk);
+                versions.retract(chunk);
             }
         }
         for (slot, _) in &writes.slots {
             let mut shard = self.shard(slot).write().expect("no panic holds a shard");
             if let Some(versions) = shard.slots.get_mut(slot) {
-                versions.retain(|(held, _)| *held != chunk);
+                versions.retract(chunk);
             }
         }
     }
@@ -146,17 +191,24 @@ impl<'a> MultiVersion<'a> {
     }
 
     /// The block's difference after the first `chunks` chunks, rewards included.
-    pub fn into_diff(self, chunks: usize) -> Diff {
+    pub fn into_diff(mut self, chunks: usize) -> Diff {
         let mut diff = Diff::default();
+        let sizes = self.shards.iter_mut().map(|shard| {
+            let shard = shard.get_mut().expect("no panic holds a shard");
+            (shard.infos.len(), shard.slots.len())
+        });
+        let (infos, slots) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
+        diff.infos.reserve(infos);
+        diff.slots.reserve(slots);
         for shard in self.shards {
             let shard = shard.into_inner().expect("no panic holds a shard");
             for (address, versions) in shard.infos {
-                if let Some(info) = newest(&versions, chunks) {
+                if let Some(info) = versions.newest(chunks) {
                     diff.infos.insert(address, info);
                 }
             }
             for (slot, versions) in shard.slots {
-                if let Some(value) = newest(&versions, chunks) {
+                if let Some(value) = versions.newest(chunks) {
                     diff.slots.insert(slot, value);
                 }
             }

@@ -16,7 +16,9 @@ use serde_json::Value;
 pub fn view(head: &Head, id: BlockId) -> Result<View<'_>> {
     let number = id.need(head)?.number();
     head.view(number).ok_or_else(|| {
-        RpcError::server(format!("missing trie node: the state of block {number} is not held (at most the last {WINDOW_BLOCKS} are)"))
+        RpcError::server(format!(
+            "missing trie node: the state of block {number} is not held (at most the last {WINDOW_BLOCKS} are)"
+        ))
     })
 }
 

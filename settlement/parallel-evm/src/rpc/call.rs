@@ -2,8 +2,9 @@
 
 use super::{
     access,
-    params::{self, BlockId, Params},
+    params::{BlockId, Params},
     render,
+    request::{Overrides, Request, parse_overrides, parse_request},
 };
 use crate::{
     chain::{Chain, Head},
@@ -15,38 +16,23 @@ use crate::{
     history::View,
     state::Info,
 };
-use alloy_eips::eip2930::{AccessList, AccessListItem};
-use alloy_primitives::{Address, B256, Bytes, TxKind, U256, map::{AddressMap, HashMap}};
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256, map::HashMap};
 use revm::{
     Database,
     bytecode::Bytecode,
     context::{
-        CfgEnv, TxEnv,
+        CfgEnv,
         result::{EVMError, ExecutionResult, HaltReason, InvalidTransaction},
     },
     state::{AccountInfo, EvmState},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{convert::Infallible, sync::Arc};
 
 /// About half a second of execution, during which no block can be appended.
 pub const CALL_GAS_MAX: u64 = 200_000_000;
-/// Accounts that one call may override.
-const OVERRIDES_MAX: usize = 256;
-
-/// Values that a call sees instead of the state's.
-#[derive(Clone, Default)]
-struct Override {
-    balance: Option<U256>,
-    nonce: Option<u64>,
-    code: Option<Bytecode>,
-    /// All other slots read zero.
-    whole_storage: bool,
-    slots: HashMap<U256, U256>,
-}
-
-type Overrides = AddressMap<Override>;
-
+/// Gas that one estimation may burn in all; a call dearer than a part of it gets a bound that is less tight.
+const ESTIMATE_GAS_MAX: u64 = 600_000_000;
 /// A view of the state with overrides, as revm sees it.
 struct CallDb<'a> {
     view: &'a View<'a>,
@@ -98,100 +84,6 @@ impl Database for CallDb<'_> {
     fn block_hash(&mut self, number: u64) -> std::result::Result<B256, Infallible> {
         Ok(self.ancestors.get(&number).copied().unwrap_or_default())
     }
-}
-
-/// A call as a client asks for it.
-struct Request {
-    tx: TxEnv,
-    gas: Option<u64>,
-    nonce: Option<u64>,
-    priced: bool,
-}
-
-fn parse_request(value: &Value) -> Result<Request> {
-    let object = value.as_object().ok_or_else(|| RpcError::params("a call is an object"))?;
-    let field = |key: &str| object.get(key).filter(|value| !value.is_null());
-    let price = field("gasPrice").map(params::u128_of).transpose()?;
-    let cap = field("maxFeePerGas").map(params::u128_of).transpose()?;
-    let tip = field("maxPriorityFeePerGas").map(params::u128_of).transpose()?;
-    if price.is_some() && (cap.is_some() || tip.is_some()) {
-        return Err(RpcError::params("both gasPrice and (maxFeePerGas or maxPriorityFeePerGas) specified"));
-    }
-    let data = match (field("input"), field("data")) {
-        (Some(input), Some(data)) if params::bytes(input)? != params::bytes(data)? => {
-            return Err(RpcError::params("both \"data\" and \"input\" are set and not equal"));
-        }
-        (Some(data), _) | (None, Some(data)) => params::bytes(data)?,
-        (None, None) => Bytes::new(),
-    };
-    let gas_price = price.or(cap).unwrap_or_default();
-    let access_list = field("accessList").map_or(Ok(AccessList::default()), access_list_of)?;
-    let tx = TxEnv {
-        tx_type: if tip.is_some() || cap.is_some() { 2 } else { u8::from(!access_list.is_empty()) },
-        caller: field("from").map_or(Ok(Address::ZERO), params::address)?,
-        gas_limit: 0,
-        gas_price,
-        kind: field("to").map_or(Ok(TxKind::Create), |to| params::address(to).map(TxKind::Call))?,
-        value: field("value").map_or(Ok(U256::ZERO), params::u256)?,
-        data,
-        nonce: 0,
-        chain_id: None,
-        access_list,
-        gas_priority_fee: (tip.is_some() || cap.is_some()).then(|| tip.unwrap_or_default().min(gas_price)),
-        blob_hashes: Vec::new(),
-        max_fee_per_blob_gas: 0,
-        authorization_list: Vec::new(),
-    };
-    Ok(Request {
-        tx,
-        gas: field("gas").map(params::u64_of).transpose()?,
-        nonce: field("nonce").map(params::u64_of).transpose()?,
-        priced: gas_price > 0,
-    })
-}
-
-fn access_list_of(value: &Value) -> Result<AccessList> {
-    let items = value.as_array().ok_or_else(|| RpcError::params("accessList is an array"))?;
-    let item = |item: &Value| -> Result<AccessListItem> {
-        let keys = item.get("storageKeys").and_then(Value::as_array).cloned().unwrap_or_default();
-        Ok(AccessListItem {
-            address: params::address(item.get("address").unwrap_or(&Value::Null))?,
-            storage_keys: keys.iter().map(params::hash).collect::<Result<_>>()?,
-        })
-    };
-    Ok(AccessList(items.iter().map(item).collect::<Result<_>>()?))
-}
-
-fn parse_overrides(value: Option<&Value>) -> Result<Overrides> {
-    let Some(value) = value else { return Ok(Overrides::default()) };
-    let object = value.as_object().ok_or_else(|| RpcError::params("state overrides are an object"))?;
-    if object.len() > OVERRIDES_MAX {
-        return Err(RpcError::limit(format!("at most {OVERRIDES_MAX} accounts can be overridden")));
-    }
-    object.iter().map(|(key, value)| Ok((params::address(&Value::String(key.clone()))?, parse_override(value)?))).collect()
-}
-
-fn parse_override(value: &Value) -> Result<Override> {
-    let object: &Map<String, Value> = value.as_object().ok_or_else(|| RpcError::params("an override is an object"))?;
-    let field = |key: &str| object.get(key).filter(|value| !value.is_null());
-    let (whole, part) = (field("state"), field("stateDiff"));
-    if whole.is_some() && part.is_some() {
-        return Err(RpcError::params("an account has both 'state' and 'stateDiff'"));
-    }
-    let mut slots = HashMap::default();
-    if let Some(values) = whole.or(part) {
-        let values = values.as_object().ok_or_else(|| RpcError::params("overridden slots are an object"))?;
-        for (slot, value) in values {
-            slots.insert(params::u256(&Value::String(slot.clone()))?, params::u256(value)?);
-        }
-    }
-    Ok(Override {
-        balance: field("balance").map(params::u256).transpose()?,
-        nonce: field("nonce").map(params::u64_of).transpose()?,
-        code: field("code").map(params::bytes).transpose()?.map(Bytecode::new_raw),
-        whole_storage: whole.is_some(),
-        slots,
-    })
 }
 
 /// One prepared simulation; it may be run several times with different gas.
@@ -255,9 +147,9 @@ impl<'a> Simulation<'a> {
             let caller = self.request.tx.caller;
             let overridden = self.overrides.get(&caller).and_then(|over| over.balance);
             let balance = overridden.or_else(|| self.view.info(&caller).map(|info| info.balance)).unwrap_or_default();
-            let left = balance.checked_sub(self.request.tx.value).ok_or_else(|| {
-                RpcError::server("insufficient funds for gas * price + value")
-            })?;
+            let left = balance
+                .checked_sub(self.request.tx.value)
+                .ok_or_else(|| RpcError::server("insufficient funds for gas * price + value"))?;
             let affordable = left / U256::from(self.request.tx.gas_price);
             ceiling = ceiling.min(u64::try_from(affordable).unwrap_or(u64::MAX));
         }
@@ -345,6 +237,7 @@ pub fn estimate_gas(chain: &Chain, params: Params) -> Result<Value> {
         }
         ExecutionResult::Halt { reason, .. } => return Err(halted(&reason)),
     };
+    let mut spent = used;
     let enough = |gas: u64| simulation.run(gas).is_ok_and(|(result, _)| result.is_success());
     // Most calls need exactly what they used: one run instead of a bisection.
     let (mut low, mut high) = (used.saturating_sub(1), ceiling);
@@ -357,7 +250,8 @@ pub fn estimate_gas(chain: &Chain, params: Params) -> Result<Value> {
         high = guess;
     }
     low = low.max(used);
-    while low + 1 < high {
+    while low + 1 < high && spent < ESTIMATE_GAS_MAX {
+        spent = spent.saturating_add(used);
         let middle = low + (high - low) / 2;
         if enough(middle) { high = middle } else { low = middle }
     }

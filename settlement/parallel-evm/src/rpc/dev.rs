@@ -1,10 +1,7 @@
 //! Methods for tests, served only by a chain that was opened for development.
 
 use super::{params::Params, render, unknown};
-use crate::{
-    chain::Chain,
-    error::Result,
-};
+use crate::{chain::Chain, error::Result};
 use serde_json::{Value, json};
 
 pub fn dispatch(chain: &Chain, method: &str, params: Params) -> Result<Value> {

@@ -44,7 +44,8 @@ pub fn history(chain: &Chain, params: Params) -> Result<Value> {
         blocks.iter().map(|block| render::quantity(block.header.base_fee_per_gas.unwrap_or_default())).collect();
     base_fees.extend(blocks.last().map(|block| render::quantity(chain.next_base_fee(block))));
     // A ratio for display, as the method defines it: no amount is computed from it.
-    let ratios: Vec<f64> = blocks.iter().map(|block| block.header.gas_used as f64 / block.header.gas_limit as f64).collect();
+    let ratios: Vec<f64> =
+        blocks.iter().map(|block| block.header.gas_used as f64 / block.header.gas_limit as f64).collect();
     let blob_fees = vec!["0x1"; base_fees.len()];
     let blob_ratios = vec![0.0; ratios.len()];
     let mut answer = json!({

@@ -9,6 +9,7 @@ mod filters;
 mod logs;
 mod params;
 mod render;
+mod request;
 
 pub use call::simple_call;
 pub use filters::Filters;

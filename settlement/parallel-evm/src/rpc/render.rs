@@ -101,7 +101,10 @@ fn tx_object(tx: &SignedTx) -> Map<String, Value> {
     put("s", quantity_256(&signature.s()));
     put("chainId", envelope.chain_id().map_or(Value::Null, quantity));
     if envelope.ty() == 0 {
-        put("v", quantity(envelope.chain_id().map_or(27 + parity, |id| id.saturating_mul(2).saturating_add(35 + parity))));
+        put(
+            "v",
+            quantity(envelope.chain_id().map_or(27 + parity, |id| id.saturating_mul(2).saturating_add(35 + parity))),
+        );
         return object;
     }
     put("v", quantity(parity));

@@ -235,7 +235,7 @@ fn get_diff(from: &mut Reader<'_>) -> Result<Diff, Malformed> {
         diff.slots.insert(slot, from.word()?);
     }
     for _ in 0..from.u32()? {
-        let code = Bytecode::new_raw(Bytes::copy_from_slice(from.bytes()?));
+        let code = Bytecode::new_legacy(Bytes::copy_from_slice(from.bytes()?));
         diff.codes.insert(code.hash_slow(), code);
     }
     Ok(diff)

@@ -131,7 +131,8 @@ impl Store {
         let _turn = lock(&self.syncing);
         // Where this fails (a full disk), the next attempt waits until the log has grown again.
         *lock(&self.snapshot_bytes) = lock(&self.log).len();
-        let size = snapshot::write(&snapshot_path(&self.dir, block.number()), self.genesis, block, &head.blocks, &head.state)?;
+        let size =
+            snapshot::write(&snapshot_path(&self.dir, block.number()), self.genesis, block, &head.blocks, &head.state)?;
         let records: Vec<_> = waiting.map(|tx| (Kind::Tx, codec::encode_tx(tx))).collect();
         let fresh = LogFile::create(&log_path(&self.dir, block.number()), &records)?;
         *lock(&self.log) = fresh;

@@ -81,7 +81,12 @@ pub fn open(dir: &Path, genesis: &Arc<Block>, alloc: State) -> Result<(Store, Re
     let content = fs::read(path).map_err(|error| failed(path, &error))?;
     let found = snapshot::read(&content).map_err(|reason| damaged(path, reason))?;
     if found.genesis != genesis.hash {
-        return Err(format!("{} belongs to another chain: its genesis is {}, not {}", dir.display(), found.genesis, genesis.hash));
+        return Err(format!(
+            "{} belongs to another chain: its genesis is {}, not {}",
+            dir.display(),
+            found.genesis,
+            genesis.hash
+        ));
     }
     if found.header.number != *base {
         return Err(damaged(path, "it holds another block than its name says"));

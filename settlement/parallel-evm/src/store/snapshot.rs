@@ -112,7 +112,7 @@ pub fn read(content: &[u8]) -> Result<Snapshot, Malformed> {
         diff.slots.insert(slot, from.word()?);
     }
     for _ in 0..from.u64()? {
-        let code = Bytecode::new_raw(Bytes::copy_from_slice(from.bytes()?));
+        let code = Bytecode::new_legacy(Bytes::copy_from_slice(from.bytes()?));
         diff.codes.insert(code.hash_slow(), code);
     }
     from.end()?;

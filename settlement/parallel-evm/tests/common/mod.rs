@@ -75,7 +75,16 @@ pub mod code {
     /// Notes the balance of the address in the call's data.
     pub const BALANCE_READER: &str = "5f35313355";
     pub const ALL: [&str; 10] = [
-        TOKEN, COUNTER, COINBASE_READER, COINBASE_PAYER, BURNER, REVERTER, FACTORY, FACTORY2, SELF_DESTROYER, BALANCE_READER,
+        TOKEN,
+        COUNTER,
+        COINBASE_READER,
+        COINBASE_PAYER,
+        BURNER,
+        REVERTER,
+        FACTORY,
+        FACTORY2,
+        SELF_DESTROYER,
+        BALANCE_READER,
     ];
 
     /// Init codes: destroy at once, to the fee recipient, deploy a coinbase reader, deploy nothing, revert.
@@ -121,7 +130,15 @@ pub fn context(gas_limit: u64) -> BlockContext {
 }
 
 /// A transaction whose sender is simply said: its signature is a placeholder.
-pub fn tx(sender: Address, nonce: u64, to: TxKind, value: u64, input: Vec<u8>, gas_limit: u64, tip: u128) -> Arc<SignedTx> {
+pub fn tx(
+    sender: Address,
+    nonce: u64,
+    to: TxKind,
+    value: u64,
+    input: Vec<u8>,
+    gas_limit: u64,
+    tip: u128,
+) -> Arc<SignedTx> {
     let fields = TxEip1559 {
         chain_id: 31402,
         nonce,

@@ -3,28 +3,31 @@
 //! Locks are always taken in this order: producer, pool, head. A block is executed while holding only
 //! the producer's lock and a shared one on the head; the head is locked for writing just to apply it.
 
+mod produce;
+mod saved;
+
 use crate::{
     block::{self, Block, Frame, Roots},
     blocks::Blocks,
     ecrecover::RecoverCache,
     error::{Result, RpcError},
-    exec::{BlockContext, ExecStats, Executed, Job, Outcome, parallel},
+    exec::{BlockContext, ExecStats},
     genesis::{Genesis, prevrandao},
     history::{Undos, View},
     intake,
     mempool::Pool,
     roots::Tries,
-    state::{Diff, State},
+    state::State,
     store::{self, Store},
     trie::EMPTY_ROOT,
     tx::SignedTx,
 };
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::{Address, B256, map::AddressMap};
 use revm::primitives::hardfork::SpecId;
 use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// The least gas that a transaction takes: bounds how many a block can hold.
@@ -158,7 +161,10 @@ impl Chain {
                 let wanted = found.blocks.latest().header.state_root;
                 if root != wanted {
                     let at = found.blocks.latest().number();
-                    return Err(format!("{} is damaged: the state has root {root}, block {at} says {wanted}", path.display()));
+                    return Err(format!(
+                        "{} is damaged: the state has root {root}, block {at} says {wanted}",
+                        path.display()
+                    ));
                 }
                 tries = read;
                 head = Head { state: found.state, blocks: found.blocks, undos: Undos::default() };
@@ -193,6 +199,17 @@ impl Chain {
         }
     }
 
+    /// Writes a snapshot of the state and begins a new log, so that the next start has little to read.
+    pub fn compact(&self) -> Result<()> {
+        let _producer = lock(&self.producer);
+        let Some(store) = self.store()? else {
+            return Err(RpcError::server("the chain is in memory only"));
+        };
+        let pool = self.pool();
+        let written = store.rotate(&self.head(), pool.in_order().into_iter());
+        written.map_err(|error| RpcError::server(format!("cannot write a snapshot: {error}")))
+    }
+
     /// Releases the directory. Reads go on; nothing is taken in any more.
     pub fn close(&self) {
         let _producer = lock(&self.producer);
@@ -214,6 +231,20 @@ impl Chain {
 
     pub fn last_stats(&self) -> BlockStats {
         lock(&self.last_stats).clone()
+    }
+
+    /// Each sender's transactions and gas in a block, the heaviest first: how evenly lanes were loaded.
+    pub fn block_lanes(&self, number: u64) -> Result<Vec<(Address, u64, u64)>> {
+        let block = self.head().blocks.get(number).cloned();
+        let block = block.ok_or_else(|| RpcError::server(format!("block {number} is not held")))?;
+        let mut lanes: AddressMap<(u64, u64)> = AddressMap::default();
+        for (tx, receipt) in block.txs.iter().zip(&block.receipts) {
+            let lane = lanes.entry(tx.sender).or_default();
+            *lane = (lane.0 + 1, lane.1 + receipt.gas_used);
+        }
+        let mut lanes: Vec<_> = lanes.into_iter().map(|(sender, (txs, gas))| (sender, txs, gas)).collect();
+        lanes.sort_unstable_by_key(|(sender, _, gas)| (std::cmp::Reverse(*gas), *sender));
+        Ok(lanes)
     }
 
     /// The base fee of the block after `parent`.
@@ -290,174 +321,5 @@ impl Chain {
         let hash = tx.hash;
         pool.insert(tx, account.nonce);
         Ok(hash)
-    }
-
-    /// The next block's time, which never falls.
-    fn pick_timestamp(&self, wanted: Option<u64>, planned: Option<u64>, parent: u64) -> Result<u64> {
-        match wanted.or(planned) {
-            Some(timestamp) if timestamp < parent => {
-                Err(RpcError::params(format!("timestamp {timestamp} is below the parent block's {parent}")))
-            }
-            Some(timestamp) => Ok(timestamp),
-            None => Ok(wall_clock().max(parent)),
-        }
-    }
-
-    /// Sets the time of the next block that is produced without one.
-    pub fn set_next_timestamp(&self, timestamp: u64) -> Result<()> {
-        let mut producer = lock(&self.producer);
-        let parent = self.head().blocks.latest().header.timestamp;
-        producer.next_timestamp = Some(self.pick_timestamp(Some(timestamp), None, parent)?);
-        Ok(())
-    }
-
-    /// The time that a block produced now would have.
-    pub fn pending_timestamp(&self, head: &Head) -> u64 {
-        wall_clock().max(head.blocks.latest().header.timestamp)
-    }
-
-    /// Executes the pool's executable transactions and appends a block, empty where there are none.
-    pub fn produce_block(&self, timestamp: Option<u64>) -> Result<BlockStats> {
-        let started = Instant::now();
-        let mut producer = lock(&self.producer);
-        let (context, candidates) = {
-            let pool = self.pool();
-            let head = self.head();
-            let parent = head.blocks.latest().header.timestamp;
-            let timestamp = self.pick_timestamp(timestamp, producer.next_timestamp, parent)?;
-            let context = self.next_context(&head, timestamp);
-            let count = (context.gas_limit / TX_GAS_MIN) as usize;
-            let candidates = pool.executable(context.base_fee, count);
-            (context, candidates)
-        };
-        let store = self.store()?;
-        let (block, diff, mut stats) = self.execute(&mut producer, &context, &candidates);
-        if let Some(store) = &store {
-            let persisting = Instant::now();
-            if let Err(error) = store.append_block(&block, &diff) {
-                let head = self.head();
-                producer.tries.update(&head.state, &head.state.inverse(&diff), self.config.threads);
-                return Err(error);
-            }
-            stats.persist_us = persisting.elapsed().as_micros() as u64;
-        }
-        producer.next_timestamp = None;
-        self.append(Arc::new(block), &diff);
-        if let Some(store) = store
-            && store.is_due()
-        {
-            let pool = self.pool();
-            // A snapshot that cannot be written costs nothing but a longer log.
-            let _ = store.rotate(&self.head(), pool.in_order().into_iter());
-        }
-        stats.total_us = started.elapsed().as_micros() as u64;
-        *lock(&self.last_stats) = stats.clone();
-        Ok(stats)
-    }
-
-    fn execute(&self, producer: &mut Producer, context: &BlockContext, txs: &[Arc<SignedTx>]) -> (Block, Diff, BlockStats) {
-        let head = self.head();
-        let started = Instant::now();
-        let job = Job { state: &head.state, block: context, txs, recover: &self.recover };
-        let outcome = parallel::execute(&job, self.config.threads);
-        let execute_us = started.elapsed().as_micros() as u64;
-        let mut included = Vec::with_capacity(txs.len());
-        let mut executed: Vec<Executed> = Vec::with_capacity(txs.len());
-        let mut skipped = 0;
-        for (tx, outcome) in txs.iter().zip(outcome.outcomes) {
-            match outcome {
-                Outcome::Executed(result) => {
-                    included.push(tx.clone());
-                    executed.push(*result);
-                }
-                Outcome::Skipped(_) => skipped += 1,
-            }
-        }
-        let started = Instant::now();
-        let threads = self.config.threads;
-        let state = &head.state;
-        let (tries, diff) = (&mut producer.tries, &outcome.diff);
-        let body = || {
-            let receipts = block::receipts(&included, executed, context.base_fee);
-            let roots = (block::transactions_root(&included), block::receipts_root(&included, &receipts));
-            (receipts, roots)
-        };
-        let (state_root, (receipts, (transactions, receipts_root))) = if threads > 1 && included.len() > 64 {
-            std::thread::scope(|scope| {
-                let tries = scope.spawn(|| tries.update(state, diff, threads.div_ceil(2)));
-                let body = body();
-                (tries.join().expect("the trie does not panic"), body)
-            })
-        } else {
-            (tries.update(state, diff, 1), body())
-        };
-        let roots = Roots { state: state_root, transactions, receipts: receipts_root };
-        let frame = Frame { parent_hash: head.blocks.latest().hash, extra_data: Bytes::new() };
-        let block = block::seal(frame, context, included, receipts, roots);
-        let stats = BlockStats {
-            number: context.number,
-            hash: block.hash,
-            timestamp: context.timestamp,
-            transactions: block.txs.len() as u64,
-            skipped,
-            gas_used: outcome.gas_used,
-            exec: outcome.stats,
-            execute_us,
-            root_us: started.elapsed().as_micros() as u64,
-            persist_us: 0,
-            total_us: 0,
-        };
-        (block, outcome.diff, stats)
-    }
-
-    /// Makes a block the head and takes its transactions out of the pool.
-    fn append(&self, block: Arc<Block>, diff: &Diff) {
-        let mut pool = self.pool();
-        let mut head = self.head_mut();
-        let undo = head.state.apply(diff);
-        head.undos.push(block.number(), undo);
-        head.blocks.push(block.clone());
-        for tx in &block.txs {
-            let nonce = head.state.info(&tx.sender).map_or(0, |info| info.nonce);
-            pool.settle(tx.sender, nonce);
-        }
-    }
-
-    fn refuse_on_disk(&self, what: &str) -> Result<()> {
-        match self.store()? {
-            None => Ok(()),
-            Some(_) => Err(RpcError::server(format!("{what} is for chains in memory: this one is stored"))),
-        }
-    }
-
-    /// Saves the chain as it is (the pool aside) and returns the number to come back with.
-    pub fn snapshot(&self) -> Result<u64> {
-        self.refuse_on_disk("snapshot")?;
-        let producer = lock(&self.producer).clone();
-        let head = self.head().clone();
-        let mut saved = lock(&self.saved);
-        let id = saved.last().map_or(1, |last| last.id + 1);
-        saved.push(Saved { id, head, producer });
-        if saved.len() > SNAPSHOTS_MAX {
-            saved.remove(0);
-        }
-        Ok(id)
-    }
-
-    /// Goes back to a snapshot, which is used up with all later ones; the pool is emptied.
-    pub fn revert(&self, id: u64) -> Result<()> {
-        self.refuse_on_disk("revert")?;
-        let mut producer = lock(&self.producer);
-        let mut saved = lock(&self.saved);
-        let at = saved.iter().position(|saved| saved.id == id);
-        let at = at.ok_or_else(|| RpcError::params(format!("snapshot {id} is not held")))?;
-        let mut later = saved.split_off(at);
-        let back = later.swap_remove(0);
-        let mut pool = self.pool();
-        let mut head = self.head_mut();
-        *producer = back.producer;
-        *head = back.head;
-        pool.clear();
-        Ok(())
     }
 }
