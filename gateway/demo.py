@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -28,8 +27,9 @@ from gateway.config import (
 )
 from gateway.errors import SetupError
 from gateway.keys import KeyRing, key_ring, new_seed
+from gateway.progress import Progress, print_summary
 from gateway.service import Gateway
-from gateway.summary import by_service, figures, sums, tokens
+from gateway.summary import by_service, figures
 from settlement.client import JsonRpcLayer
 from settlement.genesis import PAYOUTS_ADDRESS, TOKEN_ADDRESS, genesis
 from settlement.transports import InProcessTransport
@@ -48,6 +48,7 @@ GATEWAY_COINS = 1_000 * COIN
 BROKER_WAIT_S = 20.0
 # The fleet waits up to 5 s for outstanding receipts after it was asked to stop.
 FLEET_STOP_S = 15.0
+EXIT_WAIT_S = 0.3
 
 SERVICES = {
     "grid-power": ServiceConfig(unit="Wh", price="150000000000"),
@@ -89,24 +90,34 @@ async def run_demo(options: DemoOptions) -> int:
         gateway = Gateway(_config(options, directory), keys, layer)
         async with _background(serve(application(chain), rpc), produce_blocks(chain, BLOCK_MS)):
             say.line(f"execution layer: chain id {CHAIN_ID}, JSON-RPC on http://127.0.0.1:{options.rpc_port}")
-            async with _broker(options.mqtt_port):
+            async with _broker(options.mqtt_port) as broker:
                 await gateway.start()
                 say.line(
                     f"broker on 127.0.0.1:{options.mqtt_port}; {gateway.config.gateway} sells {', '.join(SERVICES)}"
                 )
-                result = await _flow(gateway, options, stop, say)
+                result = await _flow(gateway, broker, options, stop, say)
                 await gateway.stop()
         await layer.close()
     say.end()
-    _print_summary(result, options, time.monotonic() - began)
+    print_summary(result, time.monotonic() - began, as_json=options.json)
     return 0 if _is_good(result) else 1
 
 
-async def _flow(gateway: Gateway, options: DemoOptions, stop: asyncio.Event, say: "Progress") -> dict[str, Any]:
+async def _flow(
+    gateway: Gateway,
+    broker: asyncio.subprocess.Process,
+    options: DemoOptions,
+    stop: asyncio.Event,
+    say: Progress,
+) -> dict[str, Any]:
     """Let money flow until the fleet or the operator ends it; then settle for the last time and prove the books."""
     async with _background(gateway.run()) as work:
         async with _fleet(options) as fleet:
-            report = await _watch(gateway, fleet, work, stop, options, say)
+            report = await _watch(gateway, fleet, broker, work, stop, options, say)
+        if broker.returncode is not None:
+            raise SetupError("the demo's broker has ended by itself; start the demo again.")
+        if not report:
+            say.line("the simulated devices ended without a report")
         say.line("the fleet has stopped; settling for the last time")
         await gateway.settler.settle()
         result = {**figures(gateway.ledger, gateway.pipeline.counters), **_latency(report), "seed": options.seed}
@@ -212,7 +223,7 @@ async def _members(options: DemoOptions) -> list[dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def _broker(port: int) -> AsyncIterator[None]:
+async def _broker(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the demo's broker in a process of its own and wait until it answers."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway.broker", "--port", str(port),
@@ -225,7 +236,7 @@ async def _broker(port: int) -> AsyncIterator[None]:
             if process.returncode is not None or time.monotonic() > deadline:
                 raise SetupError(f"the demo's broker did not start on port {port}.")
             await asyncio.sleep(0.05)
-        yield
+        yield process
     finally:
         await _end(process, 5.0)
 
@@ -270,6 +281,8 @@ async def _fleet(options: DemoOptions) -> AsyncIterator[asyncio.subprocess.Proce
 
 
 async def _end(process: asyncio.subprocess.Process, patience_s: float) -> None:
+    with contextlib.suppress(TimeoutError):  # one that is ending by itself is left to do so
+        await asyncio.wait_for(process.wait(), EXIT_WAIT_S)
     if process.returncode is None:
         process.terminate()
         try:
@@ -282,82 +295,33 @@ async def _end(process: asyncio.subprocess.Process, patience_s: float) -> None:
 async def _watch(
     gateway: Gateway,
     fleet: asyncio.subprocess.Process,
+    broker: asyncio.subprocess.Process,
     work: asyncio.Task[None],
     stop: asyncio.Event,
     options: DemoOptions,
-    say: "Progress",
+    say: Progress,
 ) -> dict[str, Any]:
-    """Show progress until the fleet ends or a signal comes; returns the fleet's own report."""
+    """Show progress until the fleet ends, a signal comes or a part is gone; returns the fleet's own report."""
     assert fleet.stdout is not None, "the fleet's output is a pipe"
     output = asyncio.ensure_future(fleet.stdout.read())
-    stopping = asyncio.ensure_future(stop.wait())
-    # The fleet ends by itself after its duration; this is for one that does not.
+    ends = {output, work, asyncio.ensure_future(broker.wait()), asyncio.ensure_future(stop.wait())}
     deadline = None if options.duration is None else time.monotonic() + options.duration + FLEET_STOP_S
-    while not output.done() and not work.done():
-        await asyncio.wait((output, stopping, work), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+    while not any(end.done() for end in ends):
+        await asyncio.wait(ends, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
         say.progress(gateway)
-        late = deadline is not None and time.monotonic() > deadline
-        if (stop.is_set() or late) and fleet.returncode is None:
-            fleet.terminate()
-            deadline = None
-            await asyncio.wait((output, work), timeout=FLEET_STOP_S, return_when=asyncio.FIRST_COMPLETED)
+        # The fleet ends by itself after its duration; this is for one that does not.
+        if deadline is not None and time.monotonic() > deadline:
             break
-    stopping.cancel()
     if not output.done():
-        output.cancel()
+        fleet.terminate()
+        await asyncio.wait((output,), timeout=FLEET_STOP_S)
+    for end in ends - {work}:
+        end.cancel()
+    if not output.done() or output.cancelled():
         return {}
     lines = output.result().decode().strip().splitlines()
     report: dict[str, Any] = json.loads(lines[-1]) if lines else {}
     return report
-
-
-# -- what is shown --
-
-
-class Progress:
-    """Lines for a person: one that is rewritten on a terminal, one every few seconds elsewhere."""
-
-    def __init__(self, to_stderr: bool) -> None:
-        self._out = sys.stderr if to_stderr else sys.stdout
-        self._terminal = self._out.isatty()
-        self._open = False
-        self._next = 0.0
-
-    def line(self, text: str) -> None:
-        """Print a line of its own."""
-        self.end()
-        print(text, file=self._out, flush=True)
-
-    def progress(self, gateway: Gateway) -> None:
-        """Show where the money is."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        total = sums(gateway.ledger)
-        ended = list(gateway.ledger.ended.values())
-        last = "none yet"
-        if ended:
-            newest = max(ended, key=lambda cycle: cycle.number)
-            moved = f"claimed {tokens(newest.claimed)}, offset {tokens(newest.offset)}, paid {tokens(newest.paid)}"
-            last = f"#{newest.number} {moved}"
-        text = (
-            f"{gateway.ledger.totals.payments:>7,} payments  charged {tokens(total.charged)}  "
-            f"unsettled {tokens(total.unsettled)}  last settlement {last}"
-        )
-        if self._terminal:
-            print(f"\r\x1b[K{text[: os.get_terminal_size(self._out.fileno()).columns - 1]}", end="", file=self._out)
-            self._out.flush()
-            self._open = True
-            self._next = now + 0.5
-        else:
-            print(text, file=self._out, flush=True)
-            self._next = now + 5.0
-
-    def end(self) -> None:
-        """Finish the line that is being rewritten."""
-        if self._open:
-            print(file=self._out, flush=True)
-            self._open = False
 
 
 def _latency(report: dict[str, Any]) -> dict[str, Any]:
@@ -365,29 +329,6 @@ def _latency(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_good(result: dict[str, Any]) -> bool:
-    """True when money was charged, moved on chain, and nothing was lost or made."""
-    return bool(int(result["charged"]) > 0 and int(result["settled"]) > 0 and result["conserved"])
-
-
-def _print_summary(result: dict[str, Any], options: DemoOptions, seconds: float) -> None:
-    out = sys.stderr if options.json else sys.stdout
-    amounts = {
-        name: tokens(int(result[name])) for name in ("charged", "claimed", "offset", "settled", "paid_out", "fees")
-    }
-    print(
-        f"\nAfter {seconds:.0f} s: {result['devices']} devices, {result['channels']} channels, "
-        f"{result['readings']:,} readings, {result['payments']:,} payments, "
-        f"{result['refused']} refused, {result['duplicates']} duplicates\n"
-        f"  charged   {amounts['charged']:>16}   what meters and prices came to\n"
-        f"  offset    {amounts['offset']:>16}   settled by netting, without the chain\n"
-        f"  claimed   {amounts['claimed']:>16}   claimed on payment channels\n"
-        f"  settled   {amounts['settled']:>16}   moved to the gateway in {result['settlements']} settlements\n"
-        f"  paid out  {amounts['paid_out']:>16}   to devices that earn\n"
-        f"  fees      {amounts['fees']:>16}   the operator's share\n"
-        f"  receipts  p50 {result['receipt_ms_p50']} ms, p99 {result['receipt_ms_p99']} ms\n"
-        f"  books     {'conserved to the unit' if result['conserved'] else 'NOT CONSERVED'}",
-        file=out,
-        flush=True,
-    )
-    if options.json:
-        print(json.dumps(result), flush=True)
+    """True when money was charged, moved on chain, nothing was lost or made, and the devices could say so."""
+    moved = int(result["charged"]) > 0 and int(result["settled"]) > 0
+    return bool(moved and result["conserved"] and result["fleet"])

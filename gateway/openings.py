@@ -202,7 +202,7 @@ class Openings:
         known = self._books.ledger.channels.get(grant.id)
         if used and known is not None and known.phase is not Phase.CLOSED:
             await self._watcher.passed(head.number)
-            return self._arrived(grant, Status.DUPLICATE)
+            return self._arrived(grant, 0, Status.DUPLICATE)
         refusal = await self._take(grant, known, used)
         if refusal is not None:
             return refusal
@@ -217,12 +217,18 @@ class Openings:
         if not await self._used(grant):
             return Refusal.DEPOSIT_INVALID
         await self._watcher.passed((await self._layer.head()).number)
-        return self._arrived(grant, Status.ACCEPTED)
+        before = 0 if known is None else known.deposited
+        return self._arrived(grant, before + grant.amount, Status.ACCEPTED)
 
-    def _arrived(self, grant: OpenGrant, outcome: Status) -> Refusal | Status:
-        """Return `outcome` unless nothing has arrived: a used authorization may be one that its payer cancelled."""
-        opening = self._books.ledger.channels[grant.id].phase is Phase.OPENING
-        return Refusal.DEPOSIT_INVALID if opening else outcome
+    def _arrived(self, grant: OpenGrant, deposited: int, outcome: Status) -> Refusal | Status:
+        """Return `outcome` if the money has arrived: a used authorization may be one that its payer cancelled.
+
+        `deposited` is what the channel must have got over all time, as far as that is known.
+        """
+        channel = self._books.ledger.channels[grant.id]
+        if channel.phase is Phase.OPENING or channel.deposited < deposited:
+            return Refusal.DEPOSIT_INVALID
+        return outcome
 
     async def _used(self, grant: OpenGrant) -> bool:
         return await self._layer.authorization_used(grant.config.token, grant.config.payer, grant.nonce)

@@ -119,6 +119,9 @@ class Gateway:
         treasury = self.keys.treasury.address
         if await self.layer.allowance(self.token, treasury, self.payouts) >= ALLOWANCE_MIN:
             return
+        (coins,) = await self.layer.native_balances([treasury])
+        if coins == 0:
+            raise SetupError(f"the treasury 0x{treasury.hex()} has no coins for gas: send it some.")
         call = Call(treasury, self.token, approve(self.payouts, U256_MAX))
         outcome = await self.outbox.execute(call, "approve CumulativePayouts")
         if isinstance(outcome, Revert) or not outcome.succeeded:

@@ -63,6 +63,7 @@ def _findings(config: Config) -> Iterator[Finding]:
     chain = asyncio.run(_chain(config))
     yield from chain
     if keys is not None and all(each.good for each in chain):
+        yield asyncio.run(_coins(config, keys))
         yield _books(config, keys)
 
 
@@ -107,6 +108,26 @@ async def _chain(config: Config) -> list[Finding]:
     if abs(skew) > CLOCK_SKEW_MAX_S:
         clock = Finding("clock", False, f"{skew} s from chain time: set the clock, or the chain has stopped")
     return [Finding("chain", True, f"id {config.chain.chain_id}, block {head.number}, token {domain.name}"), clock]
+
+
+async def _coins(config: Config, keys: KeyRing) -> Finding:
+    senders = {"operator": keys.operator, "treasury": keys.treasury}
+    senders |= {f"lane {index}": key for index, key in enumerate(keys.lanes)}
+    layer = JsonRpcLayer(HttpTransport(config.chain.url), expected_chain_id=config.chain.chain_id)
+    try:
+        balances = await layer.native_balances([key.address for key in senders.values()])
+    except ChainError as error:
+        return Finding("coins", False, str(error))
+    finally:
+        await layer.close()
+    empty = [
+        f"{name} 0x{key.address.hex()}"
+        for (name, key), balance in zip(senders.items(), balances, strict=True)
+        if balance == 0
+    ]
+    if empty:
+        return Finding("coins", False, f"no coins for gas: send some to {', '.join(empty)}")
+    return Finding("coins", True, "every sender has coins for gas")
 
 
 def _books(config: Config, keys: KeyRing) -> Finding:

@@ -49,8 +49,6 @@ async def run(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await gateway.start()
-    print(f"gateway {config.gateway} runs; Ctrl-C ends it", file=sys.stderr, flush=True)
     work = asyncio.ensure_future(_work(gateway))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -66,6 +64,8 @@ async def run(options: argparse.Namespace) -> int:
 
 
 async def _work(gateway: Gateway) -> None:
+    await gateway.start()
+    print(f"gateway {gateway.config.gateway} runs; Ctrl-C ends it", file=sys.stderr, flush=True)
     async with asyncio.TaskGroup() as group:
         group.create_task(gateway.run())
         group.create_task(serve_control(gateway))

@@ -109,9 +109,7 @@ CELLS: dict[tuple[Phase, type], tuple[Change, dict[str, Any] | Refusal]] = {
         ContractReceiveWithdrawFinalized(NEXT, 100),
         FINALIZED | {"phase": P},
     ),
-    **{
-        (phase, ContractReceiveRefund): (ContractReceiveRefund(NEXT, 50), REFUNDED) for phase in (N, P, C, D)
-    },
+    **{(phase, ContractReceiveRefund): (ContractReceiveRefund(NEXT, 50), REFUNDED) for phase in (N, P, C, D)},
     # a refund comes out of the pending withdrawal
     (W, ContractReceiveRefund): (ContractReceiveRefund(NEXT, 50), REFUNDED | {"withdrawing": 150}),
 }
