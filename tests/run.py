@@ -26,11 +26,18 @@ LINT = (
     ("layers", [BIN / "lint-imports", "--no-cache"]),
 )
 EVM = ROOT / "settlement" / "parallel-evm"
+PYTEST = [sys.executable, "-m", "pytest", "-q"]
+# Coverage is held where money rests on pure code; tracing the rest would only slow it down.
+CORE = ["tests/channels", "tests/settlement/test_netting.py"]
+COVERED = [BIN / "coverage", "run", "--source=channels,settlement", "-m", "pytest", "-q"]
+# Most other tests wait for brokers, chains and children: two at a time use two cores, a file stays together.
+REST = [*PYTEST, "-n", "2", "--dist", "loadfile", "--durations=10", *(f"--ignore={path}" for path in CORE)]
 TESTS = (
     ("embedded layer, Rust", ["cargo", "test", "--release", "--quiet", "--manifest-path", EVM / "Cargo.toml"]),
-    ("embedded layer, Python", [sys.executable, "-m", "pytest", "-q", "--rootdir", EVM, EVM / "tests"]),
-    ("tests", [BIN / "coverage", "run", "-m", "pytest", "-q", "--durations=10"]),
+    ("embedded layer, Python", [*PYTEST, "--rootdir", EVM, "-c", EVM / "pyproject.toml", EVM / "tests"]),
+    ("core", [*COVERED, *CORE]),
     ("coverage of the core", [sys.executable, "tests/coverage_gate.py"]),
+    ("everything else", REST),
 )
 
 
