@@ -5,12 +5,13 @@ import signal
 import sys
 
 from benchmarks import frame
+from benchmarks.execution import EXECUTION
 from benchmarks.first_payment import FIRST_PAYMENT
 from benchmarks.fresh_clone import FRESH_CLONE
 from benchmarks.machine import describe
 from benchmarks.site import WORK
 
-SUITES = (FIRST_PAYMENT, FRESH_CLONE)
+SUITES = (FIRST_PAYMENT, FRESH_CLONE, EXECUTION)
 
 
 def main() -> int:

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Iterator
 
 import uvicorn
-from parallel_evm import Chain
+from parallel_evm import Chain, RpcError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -20,6 +21,9 @@ from gateway.errors import SetupError
 BODY_MAX = 5 * 2**20
 # A block without transactions this often keeps chain time near the wall clock.
 HEARTBEAT_S = 1.0
+SHUTDOWN_S = 2  # for requests under way when a server ends
+
+log = logging.getLogger("metergate")
 
 
 async def produce_blocks(chain: Chain, block_ms: int) -> None:
@@ -28,7 +32,11 @@ async def produce_blocks(chain: Chain, block_ms: int) -> None:
     while True:
         now = time.monotonic()
         if chain.pending_count or now - last >= HEARTBEAT_S:
-            await asyncio.to_thread(chain.produce_block)
+            try:
+                await asyncio.to_thread(chain.produce_block)
+            except RpcError as error:  # its disk is full: nothing acknowledged is lost, and room may come back
+                log.warning("no block can be written: %s", error)
+                await asyncio.sleep(HEARTBEAT_S)
             last = now
         await asyncio.sleep(block_ms / 1000)
 
@@ -76,9 +84,19 @@ def bind(port: int, option: str, host: str = "127.0.0.1") -> socket.socket:
 
 async def serve(application: Starlette, listener: socket.socket) -> None:
     """Serve until cancelled."""
-    config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off", server_header=False)
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
     server = Server(config)
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
-        await server.serve(sockets=[listener])
-    finally:
-        server.should_exit = True
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        server.should_exit = True  # requests under way are answered first
+        await serving
+        raise

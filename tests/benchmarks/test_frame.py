@@ -116,13 +116,13 @@ def test_the_command_exits_with_the_frames_code() -> None:
     command = [sys.executable, "-m", "benchmarks", "--suite", "no_such_suite"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "there are first_payment, fresh_clone" in done.stderr
+    assert "there are first_payment, fresh_clone, execution" in done.stderr
 
 
 def test_names_are_unique() -> None:
     names = [(suite.name, name) for suite in SUITES for each in suite.benchmarks for name in each.names]
     assert len(names) == len(set(names)) > 0
-    assert [suite.name for suite in SUITES if not suite.default] == ["fresh_clone"]
+    assert [suite.name for suite in SUITES if not suite.default] == ["fresh_clone", "execution"]
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 50), (99, 99), (100, 100), (1, 1)])

@@ -291,7 +291,7 @@ async def test_a_damaged_body_is_noticed(path: Path, damage: str, table: str) ->
 async def test_commits_are_on_disk_in_the_order_in_which_they_were_handed_in(path: Path) -> None:
     journal = Journal(path)
     gate = threading.Event()
-    journal._writer.submit(gate.wait)
+    journal._writer.submit(gate.wait, 5)
     done: list[int] = []
     futures = []
     for number in range(1, 40):
@@ -352,7 +352,7 @@ async def test_what_is_queued_behind_a_failed_commit_fails_too(path: Path) -> No
         "BEGIN SELECT RAISE(ROLLBACK, 'broken'); END"
     )
     gate = threading.Event()
-    journal._writer.submit(gate.wait)
+    journal._writer.submit(gate.wait, 5)
     written = [opened.books.write([r.DeviceAdded(f"meter-{each}", (), "")]) for each in range(5)]
     gate.set()
     outcomes = await asyncio.gather(*written, return_exceptions=True)

@@ -674,7 +674,7 @@ async def test_the_receipt_of_a_top_up_tells_nothing_that_is_not_on_disk(world: 
 
         async def then() -> None:
             await written
-            books.journal._writer.submit(gate.wait)  # the disk is busy
+            books.journal._writer.submit(gate.wait, 5)  # the disk is busy
             frame = world.link.frame("meter-1", "usage", payer.next_usage(10))
             reading.append(asyncio.create_task(world.gateway.pipeline.process([frame])))
             await until(lambda: world.channel(payer).meter.seq > 0)

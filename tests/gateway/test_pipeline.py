@@ -695,7 +695,7 @@ async def test_while_the_disk_is_slow_nothing_is_said(world: World) -> None:
 
     payer = await world.opened()
     gate = threading.Event()
-    world.gateway.books.journal._writer.submit(gate.wait)
+    world.gateway.books.journal._writer.submit(gate.wait, 5)
     count = len(world.link.log)
     payload = payer.next_usage(10)
     await world.link.send("meter-1", "usage", payload)

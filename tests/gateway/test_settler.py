@@ -511,13 +511,20 @@ async def test_a_treasury_that_is_emptied_behind_our_back_pays_nobody_twice(worl
     await world.gateway.settler.settle()
     assert world.troubles
     assert await world.balance(earner.payee) == 0
-    # Its nonce was used outside, so the sender asks again after a restart.
+    # Its nonce was used outside, so the sender asks again after a restart. There is cash for what was signed only.
     await world.restart()
-    await world.give(treasury.address, 10 * TOKEN)
+    await world.give(treasury.address, 80_000)
+    later = await world.joined("solar-2")
+    await world.earn(later, 500)
     await world.gateway.settler.settle()
     assert await world.balance(earner.payee) == world.account(earner).net == 79_200
-    await world.gateway.settler.settle()
-    assert await world.balance(earner.payee) == 79_200
+    assert await world.balance(later.payee) == 0
+    assert world.ledger.party(later.payee).signed == 0, "signed without the cash for it"
+    await world.give(treasury.address, 10 * TOKEN)
+    for _ in range(2):
+        await world.gateway.settler.settle()
+        assert await world.balance(earner.payee) == 79_200
+        assert await world.balance(later.payee) == 39_600
 
 
 def _then(write: Callable[[Any], Any], kind: type, hook: Callable[..., Awaitable[None]]) -> Callable[[Any], Any]:

@@ -128,12 +128,10 @@ class World:
         tokens: Mapping[Address, int] | None = None,
         coins: Mapping[Address, int] | None = None,
         float_tokens: int = 1_000 * TOKEN,
-        durable: bool = False,
         extra_alloc: Mapping[str, Any] | None = None,
         **changed: Any,
     ) -> None:
         self.path = path
-        self.durable = durable
         self.keys: KeyRing = key_ring(SEED, 2)
         self.config = config(path, **changed)
         self.stranger_key = secret("stranger")
@@ -158,8 +156,8 @@ class World:
         self.link = MemoryLink(Path(self.config.data_dir) / "journal.sqlite")
         with mock.patch("gateway.service.DeviceLink", return_value=self.link):
             self.gateway = Gateway(self.config, keys or self.keys, self.layer)  # type: ignore[arg-type]
-        if not self.durable:  # most tests are about what is written, not about the disk
-            self.gateway.books.journal._db.execute("PRAGMA synchronous = OFF")
+        # These tests are about what is written; those of the journal pull the plug.
+        self.gateway.books.journal._db.execute("PRAGMA synchronous = OFF")
         try:
             await self.gateway.start()
         except BaseException:

@@ -127,6 +127,8 @@ impl<'a> Simulation<'a> {
         let mut tx = self.request.tx.clone();
         tx.gas_limit = gas;
         tx.nonce = self.request.nonce.unwrap_or_default();
+        // Calls with fees or an access list are of a type that is valid on one chain only.
+        tx.chain_id = Some(self.chain.config.chain_id);
         let mut evm = build(db, self.block.block_env(), self.cfg(), &self.chain.recover);
         run(&mut evm, tx).map_err(refusal)
     }

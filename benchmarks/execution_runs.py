@@ -1,0 +1,184 @@
+"""One measured run of a load: on the embedded layer, on anvil, and its signatures on bare libsecp256k1."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from coincurve import PublicKey
+from parallel_evm import BlockStats, Chain
+
+from benchmarks.execution_loads import CHAIN_ID, GENESIS_TIME, Load
+from benchmarks.frame import BenchmarkFailed
+from channels.signatures import recover
+from settlement.genesis import GAS_LIMIT
+from tests.support.anvil import start_anvil
+
+CORES = len(os.sched_getaffinity(0))
+# Anvil takes bodies of 2 MB, the embedded layer 8 MB and 1,000 requests.
+BATCH_BYTES = 1_000_000
+BATCH = 500
+RECEIPTS = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_getBlockReceipts", "params": ["0x1"]}).encode()
+MINE = b'{"jsonrpc":"2.0","id":1,"method":"evm_mine","params":[]}'
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """From raw bytes to receipts and root: wall and processor seconds, seconds of intake, and gas by hash."""
+
+    seconds: float
+    processor: float
+    intake: float
+    stats: BlockStats
+    root: bytes
+    gas: dict[str, int]
+
+
+def on_chain(load: Load, threads: int, *, primed: bool = False, bodies: Sequence[bytes] = ()) -> Run:
+    """Take the transactions in and execute them in one block, in memory; with `bodies` as JSON-RPC batches.
+
+    `primed`: the signatures inside are known beforehand, as when the gateway has verified the vouchers itself.
+    Raises BenchmarkFailed unless every transaction was executed and succeeded.
+    """
+    chain = Chain(chain_id=CHAIN_ID, genesis=load.alloc, threads=threads)
+    if primed:
+        chain.prime_ecrecover(list(load.verified))
+    raws = list(load.raws)
+    processor, started = time.process_time(), time.perf_counter()
+    if bodies:
+        answers = [chain.rpc(body) for body in bodies]
+        taken = time.perf_counter()
+    else:
+        hashes = chain.send_raw_transactions(raws)
+        taken = time.perf_counter()
+    stats = chain.produce_block(GENESIS_TIME + 1)
+    ended = time.perf_counter()
+    processor = time.process_time() - processor
+    if bodies:
+        _accepted(answers)
+    else:
+        for refused in hashes:
+            if not isinstance(refused, bytes):
+                raise BenchmarkFailed(f"{load.name}: refused: {refused.message}")
+    gas = _gas(load, json.loads(chain.rpc(RECEIPTS)))
+    return Run(ended - started, processor, taken - started, stats, chain.state_root, gas)
+
+
+def on_anvil(load: Load, bodies: Sequence[bytes], connections: int) -> tuple[float, float, dict[str, int]]:
+    """Send the batches to a fresh anvil and let it mine one block.
+
+    Returns the wall seconds until the block is there, anvil's processor seconds, and gas by transaction hash.
+    """
+    with tempfile.TemporaryDirectory(prefix="metergate-anvil-") as directory:
+        genesis = Path(directory) / "genesis.json"
+        genesis.write_text(load.anvil_genesis, encoding="utf-8")
+        options = ("--init", str(genesis), "--no-mining", "--gas-limit", str(GAS_LIMIT), "--threads", "0")
+        anvil = start_anvil(chain_id=CHAIN_ID, arguments=options)
+        try:
+            limits = httpx.Limits(max_connections=connections)
+            headers = {"content-type": "application/json"}
+            with httpx.Client(timeout=60, limits=limits, headers=headers, trust_env=False) as http:
+
+                def post(body: bytes) -> bytes:
+                    return http.post(anvil.url, content=body).content
+
+                return _anvil_run(load, bodies, connections, post, anvil.pid)
+        finally:
+            anvil.stop()
+
+
+def _anvil_run(
+    load: Load, bodies: Sequence[bytes], connections: int, post: Callable[[bytes], bytes], pid: int
+) -> tuple[float, float, dict[str, int]]:
+    with ThreadPoolExecutor(connections) as pool:
+        chain_id = b'{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":[]}'
+        list(pool.map(post, [chain_id] * connections))  # connections are open before the clock runs
+        processor, started = _processor_seconds(pid), time.perf_counter()
+        answers = list(pool.map(post, bodies))
+        mined = post(MINE)
+        ended = time.perf_counter()
+        processor = _processor_seconds(pid) - processor
+    _accepted([*answers, b"[" + mined + b"]"])
+    return ended - started, processor, _gas(load, json.loads(post(RECEIPTS)))
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time of a process so far, all threads, in steps of one clock tick (10 ms)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def batches(load: Load) -> tuple[bytes, ...]:
+    """Return the transactions as JSON-RPC batches of eth_sendRawTransaction."""
+    bodies: list[bytes] = []
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for number, raw in enumerate(load.raws):
+        if batch and (len(batch) == BATCH or size + 2 * len(raw) > BATCH_BYTES):
+            bodies.append(json.dumps(batch).encode())
+            batch, size = [], 0
+        batch.append(send_request(number, raw))
+        size += 2 * len(raw)
+    return (*bodies, json.dumps(batch).encode())
+
+
+def send_request(number: int, raw: bytes) -> dict[str, Any]:
+    """Return the JSON-RPC request that sends a raw transaction."""
+    return {"jsonrpc": "2.0", "id": number, "method": "eth_sendRawTransaction", "params": [f"0x{raw.hex()}"]}
+
+
+def _accepted(answers: Iterable[bytes]) -> None:
+    for answer in answers:
+        for part in json.loads(answer):
+            if "error" in part:
+                raise BenchmarkFailed(f"refused: {part['error']}")
+
+
+def _gas(load: Load, answer: dict[str, Any]) -> dict[str, int]:
+    """Return gas used by transaction hash, after checking that the whole load is in this block and succeeded."""
+    receipts = answer.get("result") or []
+    if len(receipts) != len(load.raws):
+        raise BenchmarkFailed(f"{load.name}: {len(receipts)} of {len(load.raws)} are in the block")
+    for receipt in receipts:
+        if receipt["status"] != "0x1" or len(receipt["logs"]) != load.logs:
+            raise BenchmarkFailed(f"{load.name}: transaction {receipt['transactionHash']} failed")
+    return {receipt["transactionHash"]: int(receipt["gasUsed"], 16) for receipt in receipts}
+
+
+def bare_recoveries(load: Load, threads: int) -> float:
+    """Return seconds to recover every signature inside the load, and nothing else, by coincurve on threads.
+
+    coincurve gives up the GIL inside libsecp256k1. Raises BenchmarkFailed if a signature is not its signer's.
+    """
+    for digest, signature, signer in load.verified[:: len(load.verified) // 16]:
+        if recover(digest, signature) != signer:
+            raise BenchmarkFailed(f"{load.name}: a signature is not its signer's")
+    ready = [(signature[:64] + bytes((signature[64] - 27,)), digest) for digest, signature, _ in load.verified]
+    shares = [ready[start::threads] for start in range(threads)]
+
+    def work(share: list[tuple[bytes, bytes]]) -> int:
+        recovered = [
+            PublicKey.from_signature_and_message(signature, digest, hasher=None) for signature, digest in share
+        ]
+        return len(recovered)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(len, shares))
+        started = time.perf_counter()
+        done = sum(pool.map(work, shares))
+        seconds = time.perf_counter() - started
+    if done != len(ready):
+        raise BenchmarkFailed(f"{load.name}: {done} of {len(ready)} signatures were recovered")
+    return seconds
+
+
+def percentile(values: Iterable[float], percent: int) -> float:
+    """Return the nearest-rank percentile."""
+    ordered = sorted(values)
+    return ordered[-(-len(ordered) * percent // 100) - 1]
