@@ -1,11 +1,11 @@
-"""Who may pay and earn here: devices, their channels and accounts, and the parties behind them.
+"""Who may pay and earn here: devices, their channels and their accounts.
 
 Plain memory, rebuilt from the journal at start. Nothing here decides what is allowed: `devices.enrolment` does.
 Methods that would pass a bound or contradict what is known raise RegistryError, a fault of the caller, who has
 the rules checked first.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from channels.types import AccountId, Address, ChannelId
@@ -52,14 +52,6 @@ class Pending:
     nonce: bytes  # of the ERC-3009 authorization, 32 bytes
 
 
-@dataclass(slots=True)
-class Party:
-    """An address and what was proved to be its: only this is ever netted."""
-
-    channels: set[ChannelId] = field(default_factory=set)
-    accounts: set[AccountId] = field(default_factory=set)
-
-
 class Registry:
     """All of one gateway. Not thread-safe: one task owns it."""
 
@@ -70,7 +62,6 @@ class Registry:
         "_devices",
         "_enrolled_accounts",
         "_joining",
-        "_parties",
         "_pending",
         "_reserved",
         "devices_max",
@@ -86,7 +77,6 @@ class Registry:
         self._pending: dict[str, Pending] = {}
         self._joining: set[str] = set()  # devices not known yet whose first deposit is under way
         self._reserved: dict[ChannelId, Binding] = {}  # channels of first deposits under way
-        self._parties: dict[Address, Party] = {}
 
     # Devices
 
@@ -209,13 +199,13 @@ class Registry:
         """Tell whether this deposit was credited already."""
         return nonce in self._deposits.get(channel, ())
 
-    # Earner accounts and parties
+    # Earner accounts
 
     def account_binding(self, account: AccountId) -> Binding | None:
         """Return what an earner account is bound to, or None for an unknown one."""
         return self._account_bindings.get(account)
 
-    def bind_account(self, account: AccountId, device: str, service: str, payee: Address) -> None:
+    def bind_account(self, account: AccountId, device: str, service: str) -> None:
         """Open an earner account; its payee's signature was verified. Again the same is a no-op."""
         binding = Binding(device, service)
         known = self._account_bindings.get(account)
@@ -228,13 +218,3 @@ class Registry:
             raise RegistryError(f"device {device} has {ACCOUNTS_PER_DEVICE_MAX} earner accounts")
         accounts.append(account)
         self._account_bindings[account] = binding
-        self._parties.setdefault(payee, Party()).accounts.add(account)
-
-    def prove_channel(self, payer: Address, channel: ChannelId) -> None:
-        """A deposit of `payer` into the channel was verified here: the channel joins the payer's party."""
-        self._parties.setdefault(payer, Party()).channels.add(channel)
-
-    @property
-    def parties(self) -> Mapping[Address, Party]:
-        """All parties by address."""
-        return self._parties

@@ -141,7 +141,7 @@ class Openings:
         record = AccountOpened(account)
         ledger.apply(record, number)
         records.append(record)
-        self._registry.bind_account(decision.id, device, decision.service, decision.payee)
+        self._registry.bind_account(decision.id, device, decision.service)
         return account_receipt(account, 0, message.answers, number)
 
     def committed(self) -> None:

@@ -288,7 +288,7 @@ def fill_registry(registry: Registry, ledger: Ledger) -> None:
         for nonce in nonces:
             registry.remember_deposit(identifier, nonce)
     for account in ledger.accounts.values():
-        registry.bind_account(account.id, account.device, account.service, account.payee)
+        registry.bind_account(account.id, account.device, account.service)
 
 
 def lock_data_dir(data_dir: Path) -> int:

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from channels.invariants import InvariantViolation
 from channels.machine import Contradiction
@@ -82,6 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"metergate {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    _demo(commands)
+    _gateway(commands)
+    _chain(commands)
+    _devices(commands)
+    _asking(commands)
+    return parser
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="show the whole path on this machine, with simulated devices")
     demo.add_argument("--devices", type=_whole(1, 20_000), default=25, help="simulated devices (default 25)")
     demo.add_argument("--rate", type=_rate, default="16", help="readings per second of the whole fleet (default 16)")
@@ -95,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="progress on stderr, one JSON object on stdout at the end")
     demo.set_defaults(run=operate.demo)
 
+
+def _gateway(commands: Commands) -> None:
     run = commands.add_parser("run", help="run a gateway")
     _config(run)
     run.set_defaults(run=operate.run)
@@ -106,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
                       help="its content opens the keys (default: METERGATE_PASSPHRASE, or a prompt)")  # fmt: skip
     init.set_defaults(run=setup.init)
 
+
+def _chain(commands: Commands) -> None:
     chain = commands.add_parser("chain", help="run the embedded execution layer alone, served by JSON-RPC")
     chain.add_argument("--port", type=_whole(1, 65_535), default=8545, help="port of JSON-RPC (default 8545)")
     chain.add_argument("--data", type=Path, required=True, metavar="DIR", help="where blocks and state are kept")
@@ -115,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
                        help="1,000 tokens and 10 coins in genesis (may be repeated)")  # fmt: skip
     chain.set_defaults(run=chains.chain)
 
+
+def _devices(commands: Commands) -> None:
     device = commands.add_parser("device", help="enrol and look at devices").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -137,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     _json(show)
     show.set_defaults(run=operate.device_show)
 
+
+def _asking(commands: Commands) -> None:
     settle = commands.add_parser("settle", help="settle the running gateway")
     settle.add_argument("--now", action="store_true", required=True, help="settle now, whatever the schedule says")
     _config(settle)
@@ -152,7 +172,6 @@ def _parser() -> argparse.ArgumentParser:
     _config(doctor)
     _json(doctor)
     doctor.set_defaults(run=doctors.doctor)
-    return parser
 
 
 def _config(parser: argparse.ArgumentParser) -> None:

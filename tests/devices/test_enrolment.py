@@ -420,7 +420,7 @@ def test_earner_enrolment_and_bounds() -> None:
     assert world.earn(earner()) is Refusal.BAD_SIGNATURE
     world.device = DEVICE
     for number in range(ACCOUNTS_PER_DEVICE_MAX):
-        world.registry.bind_account(bytes([number]) * 32, DEVICE, "solar-export", ADDRESS["payee"])
+        world.registry.bind_account(bytes([number]) * 32, DEVICE, "solar-export")
     assert world.earn(earner()) is Refusal.LIMIT
     full = World()
     full.registry.devices_max = 0
@@ -429,7 +429,7 @@ def test_earner_enrolment_and_bounds() -> None:
 
 def test_an_open_account_is_a_duplicate_at_any_time() -> None:
     world = World()
-    world.registry.bind_account(ACCOUNT, DEVICE, "solar-export", ADDRESS["payee"])
+    world.registry.bind_account(ACCOUNT, DEVICE, "solar-export")
     world.now = TERMS.valid_until + 10**6
     assert world.earn(earner()) == AlreadyOpen(ACCOUNT)
     assert world.earn(earner(salt=b"\x02" * 32)) is Refusal.OFFER_EXPIRED

@@ -103,9 +103,9 @@ def test_bounds_per_device() -> None:
     with pytest.raises(RegistryError, match="channels"):
         registry.bind_channel(word(99), "m1", "water")
     for number in range(ACCOUNTS_PER_DEVICE_MAX):
-        registry.bind_account(word(100 + number), "m1", "solar", PAYER)
+        registry.bind_account(word(100 + number), "m1", "solar")
     with pytest.raises(RegistryError, match="earner accounts"):
-        registry.bind_account(word(999), "m1", "solar", PAYER)
+        registry.bind_account(word(999), "m1", "solar")
     for number in range(PAYERS_PER_DEVICE_MAX):
         registry.enrol_payer("m1", bytes([number]) * 20)
     registry.enrol_payer("m1", bytes(20))
@@ -122,19 +122,14 @@ def test_deposits_remembered_are_the_newest() -> None:
     assert registry.knows_deposit(A, word(DEPOSITS_PER_CHANNEL_MAX))
 
 
-def test_accounts_and_parties() -> None:
+def test_accounts() -> None:
     registry = Registry()
     registry.enrol_account(C)
     assert registry.is_enrolled_account(C)
     assert not registry.is_enrolled_account(B)
     assert registry.account_binding(C) is None
-    registry.bind_account(C, "roof", "solar", PAYER)
-    registry.bind_account(C, "roof", "solar", PAYER)
+    registry.bind_account(C, "roof", "solar")
+    registry.bind_account(C, "roof", "solar")
     assert registry.account_binding(C) == Binding("roof", "solar")
     with pytest.raises(RegistryError, match="roof/solar"):
-        registry.bind_account(C, "m2", "solar", PAYER)
-    registry.bind_channel(A, "m1", "water")
-    assert registry.parties[PAYER].channels == set()  # a binding proves nothing about the payer
-    registry.prove_channel(PAYER, A)
-    assert registry.parties[PAYER].channels == {A}
-    assert registry.parties[PAYER].accounts == {C}
+        registry.bind_account(C, "m2", "solar")
