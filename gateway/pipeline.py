@@ -37,6 +37,7 @@ from devices.messages import (
 from devices.receipts import encode_receipt
 from devices.topics import STATE
 from gateway.books import Books
+from gateway.errors import JournalFault
 from gateway.openings import Openings
 from gateway.receipts import account_receipt, bare_refusal, channel_receipt, stored_receipt
 from gateway.records import Charged, Earned, Record
@@ -197,6 +198,8 @@ class Pipeline:
             for record in self._records_of(commit):
                 if isinstance(record, (Charged, Earned)) and (record.id, record.seq) in keys:
                     found[record.id, record.seq] = record
+            if not keys <= found.keys():
+                raise JournalFault(f"commit {commit} lacks a reading that was accepted in it: restore a backup")
         return found
 
     # -- one message; nothing in here awaits --

@@ -41,7 +41,7 @@ def genesis(
 
     `tokens` are balances of the test stablecoin in base units, `coins` in wei; `token_owner` may mint more (the
     zero address: nobody). `timestamp` is in chain seconds, `base_fee` in wei per gas. The payouts contract has no
-    allowance yet: the treasury approves it by a transaction, as on any chain (`settlement.deploy`).
+    allowance yet: the treasury approves it by a transaction, as on any chain.
     """
     return {
         "alloc": alloc(tokens, coins, token_owner=token_owner),
