@@ -136,16 +136,25 @@ fn digest(hash: B256) -> B256 {
 
 const CONFIG: &str = "ChannelConfig(address payer,address payerAuthorizer,address receiver,address receiverAuthorizer,address token,uint40 withdrawDelay,bytes32 salt)";
 
+/// In which order the lanes' claims come: one of each in turn, or all of the first, then all of the second, …
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    InTurn,
+    InOrder,
+}
+
 /// Claim transactions of 100 rows; `receiver` says who is paid by lane.
-fn claims(name: &'static str, artifacts: &str, count: u64, receiver: impl Fn(u64) -> Address, primed: bool) -> Case {
+fn claims(name: &'static str, artifacts: &str, count: u64, order: Order, receiver: impl Fn(u64) -> Address) -> Case {
     let mut world = World::default();
     let mut inner = Vec::new();
     let authorizers: Vec<Key> = (0..64).map(|number| key(1_000_000 + number)).collect();
     let mut raws = Vec::new();
+    let mut nonces = [0; LANES as usize];
     for index in 0..count {
-        let lane = key(2_000_000 + index % LANES);
+        let number = if order == Order::InTurn { index % LANES } else { index * LANES / count };
+        let lane = key(2_000_000 + number);
         world.fund(lane.address);
-        let payee = receiver(index % LANES);
+        let payee = receiver(number);
         let funded = slot(slot(U256::from(2), word(payee)), word(TOKEN));
         world.settlement.insert(format!("{funded:#x}"), json!("0x1"));
         let mut rows: Vec<Vec<u8>> = Vec::new();
@@ -185,9 +194,10 @@ fn claims(name: &'static str, artifacts: &str, count: u64, receiver: impl Fn(u64
             offset += row.len() as u64;
         }
         rows.iter().for_each(|row| data.extend_from_slice(row));
-        raws.push(signed(&lane, index / LANES, SETTLEMENT, 6_000_000, data));
+        raws.push(signed(&lane, nonces[number as usize], SETTLEMENT, 6_000_000, data));
+        nonces[number as usize] += 1;
     }
-    Case { name, raws, genesis: world.genesis(artifacts), inner, primed }
+    Case { name, raws, genesis: world.genesis(artifacts), inner, primed: false }
 }
 
 struct Figure {
@@ -275,9 +285,10 @@ fn main() {
         transfers("transfers_hot16", &artifacts, plain, |n| Address::with_last_byte(0x80 + (n % 16) as u8)),
         transfers("transfers_hot1", &artifacts, plain, |_| Address::repeat_byte(0x88)),
         transfers("transfers_chain", &artifacts, plain, |n| key(n + 1).address),
-        claims("claims_lanes", &artifacts, heavy, own, false),
-        claims("claims_one_receiver", &artifacts, heavy, one, false),
-        claims("claims_primed", &artifacts, heavy, own, true),
+        claims("claims_lanes", &artifacts, heavy, Order::InTurn, own),
+        claims("claims_in_order", &artifacts, heavy, Order::InOrder, own),
+        claims("claims_one_receiver", &artifacts, heavy, Order::InTurn, one),
+        Case { primed: true, ..claims("claims_primed", &artifacts, heavy, Order::InTurn, own) },
     ];
     println!(
         "{:<20} {:>7} {:>9} {:>6} {:>9} {:>6} {:>8} {:>8} {:>6} {:>7}",

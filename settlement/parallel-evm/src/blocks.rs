@@ -14,9 +14,27 @@ pub const TXS_MAX: usize = 262_144;
 /// BLOCKHASH reaches this far back.
 const ANCESTORS: u64 = 256;
 
+/// How much history is kept. The last block always is.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Blocks that are held and found again after a restart.
+    pub blocks: usize,
+    /// Their transactions: the older blocks go when there are more.
+    pub txs: usize,
+    /// Log files are never deleted, not even those of blocks that are no longer held.
+    pub keep_logs: bool,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { blocks: BLOCKS_MAX, txs: TXS_MAX, keep_logs: false }
+    }
+}
+
 /// A contiguous run of blocks that ends at the head.
 #[derive(Clone, Default)]
 pub struct Blocks {
+    retention: Retention,
     blocks: VecDeque<Arc<Block>>,
     by_hash: B256Map<u64>,
     txs: B256Map<(u64, u32)>,
@@ -25,6 +43,10 @@ pub struct Blocks {
 }
 
 impl Blocks {
+    pub fn new(retention: Retention) -> Self {
+        Self { retention, ..Self::default() }
+    }
+
     pub fn push(&mut self, block: Arc<Block>) {
         let number = block.number();
         self.by_hash.insert(block.hash, number);
@@ -34,7 +56,8 @@ impl Blocks {
             self.hashes.pop_front();
         }
         self.blocks.push_back(block);
-        while self.blocks.len() > BLOCKS_MAX || (self.txs.len() > TXS_MAX && self.blocks.len() > 1) {
+        let Retention { blocks, txs, .. } = self.retention;
+        while self.blocks.len() > 1 && (self.blocks.len() > blocks || self.txs.len() > txs) {
             self.forget_oldest();
         }
     }
@@ -54,11 +77,6 @@ impl Blocks {
         while self.hashes.len() as u64 > ANCESTORS {
             self.hashes.pop_front();
         }
-    }
-
-    /// Forgets one remembered hash, because its block is about to be pushed.
-    pub fn forget_hash(&mut self, number: u64) {
-        self.hashes.retain(|(held, _)| *held != number);
     }
 
     pub fn hashes(&self) -> impl Iterator<Item = &(u64, B256)> {

@@ -5,7 +5,7 @@
 //! estimated before it is sent, and when the process that embeds the chain has verified the very same
 //! signature already.
 
-use alloy_primitives::{Address, B256, keccak256, map::HashMap};
+use alloy_primitives::{Address, B256, keccak256_uncached, map::HashMap};
 use secp256k1::{
     Message, SECP256K1,
     ecdsa::{RecoverableSignature, RecoveryId},
@@ -112,13 +112,15 @@ pub fn recover_address(digest: &B256, rs: &[u8; 64], recid: u8) -> Option<Addres
     let id = RecoveryId::try_from(i32::from(recid)).ok()?;
     let signature = RecoverableSignature::from_compact(rs, id).ok()?;
     let public = SECP256K1.recover_ecdsa(Message::from_digest(digest.0), &signature).ok()?;
-    let hash = keccak256(&public.serialize_uncompressed()[1..]);
+    // Not through the cache of hashes: keys of senders would only drive out what blocks hash again and again.
+    let hash = keccak256_uncached(&public.serialize_uncompressed()[1..]);
     Some(Address::from_slice(&hash[12..]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloy_primitives::keccak256;
     use secp256k1::SecretKey;
 
     fn sign(seed: u8, digest: &B256) -> ([u8; 64], u8, Address) {

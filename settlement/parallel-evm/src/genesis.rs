@@ -6,17 +6,19 @@ use crate::{
 };
 use alloy_primitives::{Address, B256, Bytes, U256, hex, map::AddressMap};
 use revm::bytecode::Bytecode;
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::{Map, Value, error::Category, value::RawValue};
+use std::collections::BTreeMap;
 
 /// The block gas limit where genesis names none: the site chain's.
 pub const DEFAULT_GAS_LIMIT: u64 = 1_000_000_000;
 /// 1 gwei, as geth starts.
 pub const DEFAULT_BASE_FEE: u64 = 1_000_000_000;
 
-/// What the document says.
+/// What the document says. Accounts are kept as text: a chain that goes on where it was left does not need them.
 #[derive(Debug)]
 pub struct Genesis {
-    pub alloc: Diff,
+    alloc: String,
     pub timestamp: u64,
     pub gas_limit: u64,
     pub base_fee: u64,
@@ -26,6 +28,14 @@ pub struct Genesis {
 
 fn bad(path: &str, wanted: &str) -> RpcError {
     RpcError::params(format!("genesis: {path} must be {wanted}"))
+}
+
+fn not_json(error: serde_json::Error) -> RpcError {
+    RpcError::params(format!("genesis: not JSON: {error}"))
+}
+
+fn parsed(raw: &RawValue) -> Result<Value> {
+    Value::deserialize(raw).map_err(not_json)
 }
 
 /// A number as JSON number, decimal string or 0x-hex.
@@ -53,49 +63,57 @@ fn bytes(value: &Value, path: &str) -> Result<Vec<u8>> {
 
 /// Accepts any length up to 32 bytes, as geth does.
 fn word(text: &str, path: &str) -> Result<U256> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    if digits.len() > 64 {
-        return Err(bad(path, "at most 32 bytes"));
-    }
-    if digits.is_empty() {
-        return Ok(U256::ZERO);
-    }
-    U256::from_str_radix(digits, 16).map_err(|_| bad(path, "0x-hex of at most 32 bytes"))
+    let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
+    let mut padded = [b'0'; 64];
+    let start = padded.len().checked_sub(digits.len()).ok_or_else(|| bad(path, "at most 32 bytes"))?;
+    padded[start..].copy_from_slice(digits);
+    let mut word = [0; 32];
+    hex::decode_to_slice(padded, &mut word).map_err(|_| bad(path, "0x-hex of at most 32 bytes"))?;
+    Ok(U256::from_be_bytes(word))
 }
 
 impl Genesis {
-    /// Parses the document. Errors name the key at fault.
+    /// Parses the document but for its accounts. Errors name the key at fault.
     pub fn parse(text: &str) -> Result<Self> {
-        let document: Value =
-            serde_json::from_str(text).map_err(|error| RpcError::params(format!("genesis: not JSON: {error}")))?;
-        let top = document.as_object().ok_or_else(|| bad("the document", "a JSON object"))?;
-        let field = |name: &str, default: u64| top.get(name).map_or(Ok(default), |value| small(value, name));
+        let top: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(|error| match error.classify() {
+            Category::Data => bad("the document", "a JSON object"),
+            _ => not_json(error),
+        })?;
+        let value = |name: &str| top.get(name).map(|raw| parsed(raw)).transpose();
+        let field = |name: &str, default: u64| value(name)?.map_or(Ok(default), |value| small(&value, name));
         let gas_limit = field("gasLimit", DEFAULT_GAS_LIMIT)?;
         if gas_limit < 21_000 {
             return Err(bad("gasLimit", "at least 21000"));
         }
-        let coinbase = match top.get("coinbase") {
-            Some(value) => {
-                Some(Address::try_from(bytes(value, "coinbase")?.as_slice()).map_err(|_| bad("coinbase", "20 bytes"))?)
-            }
+        let coinbase = match value("coinbase")? {
+            Some(value) => Some(
+                Address::try_from(bytes(&value, "coinbase")?.as_slice()).map_err(|_| bad("coinbase", "20 bytes"))?,
+            ),
             None => None,
         };
-        let extra_data = top.get("extraData").map_or(Ok(Vec::new()), |value| bytes(value, "extraData"))?;
+        let extra_data = value("extraData")?.map_or(Ok(Vec::new()), |value| bytes(&value, "extraData"))?;
         if extra_data.len() > 32 {
             return Err(bad("extraData", "at most 32 bytes"));
         }
-        let alloc = match top.get("alloc") {
-            Some(value) => alloc(value.as_object().ok_or_else(|| bad("alloc", "an object"))?)?,
-            None => Diff::default(),
-        };
         Ok(Self {
-            alloc,
+            alloc: top.get("alloc").map_or("{}", |raw| raw.get()).to_string(),
             timestamp: field("timestamp", 0)?,
             gas_limit,
             base_fee: field("baseFeePerGas", DEFAULT_BASE_FEE)?,
             coinbase,
             extra_data: extra_data.into(),
         })
+    }
+
+    /// The accounts. Errors name the key at fault.
+    pub fn alloc(&self) -> Result<Diff> {
+        let value: Value = serde_json::from_str(&self.alloc).map_err(not_json)?;
+        alloc(value.as_object().ok_or_else(|| bad("alloc", "an object"))?)
+    }
+
+    /// Names the text of the accounts: equal digests mean equal accounts, while the reverse need not be true.
+    pub fn alloc_digest(&self) -> B256 {
+        alloy_primitives::keccak256(&self.alloc)
     }
 }
 
@@ -159,25 +177,29 @@ mod tests {
             "storage":{"0x01":"0x02","0x3":"0x0"}},"00000000000000000000000000000000000000bb":{}},
             "timestamp":"0x64","gasLimit":30000000,"baseFeePerGas":"0x7"}"#;
         let genesis = Genesis::parse(text).unwrap();
+        let alloc = genesis.alloc().unwrap();
         assert_eq!((genesis.timestamp, genesis.gas_limit, genesis.base_fee), (100, 30_000_000, 7));
-        assert_eq!(genesis.alloc.infos.len(), 1);
-        assert_eq!(genesis.alloc.slots.len(), 1);
-        assert_eq!(genesis.alloc.codes.len(), 1);
+        assert_eq!(alloc.infos.len(), 1);
+        assert_eq!(alloc.slots.len(), 1);
+        assert_eq!(alloc.codes.len(), 1);
     }
 
     #[test]
     fn names_the_key_at_fault() {
         for (text, part) in [
-            ("[", "not JSON"),
+            ("{", "not JSON"),
             ("[]", "the document"),
+            (r#"{"gasLimit":1e999}"#, "not JSON"),
+            (r#"{"alloc":{"0x1":{"balance":"\ud800"}}}"#, "not JSON"),
             (r#"{"gasLimit":"x"}"#, "gasLimit"),
             (r#"{"gasLimit":1}"#, "gasLimit"),
             (r#"{"timestamp":"0x1ffffffffffffffff"}"#, "timestamp"),
+            (r#"{"alloc":[]}"#, "alloc must"),
             (r#"{"alloc":{"0x1":{}}}"#, "alloc.0x1"),
             (r#"{"alloc":{"0x00000000000000000000000000000000000000aa":{"storage":{"0x1":"0x1"}}}}"#, "storage"),
             (r#"{"alloc":{"0x00000000000000000000000000000000000000aa":{"balance":"-1"}}}"#, "balance"),
         ] {
-            let error = Genesis::parse(text).unwrap_err();
+            let error = Genesis::parse(text).and_then(|genesis| genesis.alloc()).unwrap_err();
             assert!(error.message.contains(part), "{text}: {error}");
         }
     }

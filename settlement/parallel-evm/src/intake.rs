@@ -5,24 +5,56 @@ use crate::{
     tx::SignedTx,
 };
 use alloy_consensus::Transaction;
+use std::sync::{
+    atomic::{AtomicUsize, Ordering},
+    mpsc,
+};
 
 /// EIP-3860.
 const INITCODE_BYTES_MAX: usize = 49_152;
-/// Fewer than this are decoded on the calling thread: one recovery takes about 30 us, a thread 20.
+/// Fewer than this are decoded on the calling thread: one recovery takes about 40 us, a thread 20.
 const PARALLEL_MIN: usize = 8;
+/// Transactions that a thread decodes at a time: about a millisecond of transfers.
+const PART_TXS_MAX: usize = 32;
 
-/// Decodes and recovers in order, on several threads where that pays.
-pub fn decode_many(raws: &[&[u8]], chain_id: u64, threads: usize) -> Vec<Result<SignedTx>> {
-    let one = |raw: &&[u8]| SignedTx::decode(raw, chain_id);
+/// Decodes and recovers senders, on several threads where that pays. Hands the results on in order, on the
+/// calling thread, a part at a time while later ones are still being decoded.
+pub fn decode_many(raws: &[&[u8]], chain_id: u64, threads: usize, mut take: impl FnMut(Vec<Result<SignedTx>>)) {
+    let decode = |part: &[&[u8]]| {
+        let mut scratch = Vec::new();
+        part.iter().map(|raw| SignedTx::decode_with(raw, chain_id, &mut scratch)).collect()
+    };
     if threads < 2 || raws.len() < PARALLEL_MIN {
-        return raws.iter().map(one).collect();
+        return take(decode(raws));
     }
-    let share = raws.len().div_ceil(threads);
+    let parts: Vec<&[&[u8]]> = raws.chunks((raws.len() / (threads * 8)).clamp(1, PART_TXS_MAX)).collect();
+    let cursor = AtomicUsize::new(0);
+    let next = || {
+        let index = cursor.fetch_add(1, Ordering::Relaxed);
+        parts.get(index).map(|part| (index, decode(part)))
+    };
+    let mut waiting: Vec<Option<Vec<Result<SignedTx>>>> = parts.iter().map(|_| None).collect();
+    let mut handed_on = 0;
+    let mut keep = |(index, part): (usize, Vec<Result<SignedTx>>)| {
+        waiting[index] = Some(part);
+        while let Some(part) = waiting.get_mut(handed_on).and_then(Option::take) {
+            handed_on += 1;
+            take(part);
+        }
+    };
     std::thread::scope(|scope| {
-        let handles: Vec<_> =
-            raws.chunks(share).map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>())).collect();
-        handles.into_iter().flat_map(|handle| handle.join().expect("decoding does not panic")).collect()
-    })
+        let (done, finished) = mpsc::channel();
+        for _ in 1..threads {
+            let done = done.clone();
+            scope.spawn(move || std::iter::from_fn(next).try_for_each(|part| done.send(part)));
+        }
+        drop(done);
+        while let Some(part) = next() {
+            keep(part);
+            finished.try_iter().for_each(&mut keep);
+        }
+        finished.iter().for_each(&mut keep);
+    });
 }
 
 /// Refuses what could never be executed. `base_fee` is given where it does not move.
@@ -61,7 +93,7 @@ pub fn check(tx: &SignedTx, block_gas_limit: u64, base_fee: Option<u64>) -> Resu
 /// Gas before the first instruction: EIP-2028, EIP-2930, EIP-3860.
 pub fn intrinsic_gas(tx: &SignedTx) -> u64 {
     let input = tx.envelope.input();
-    let zeros = input.iter().filter(|byte| **byte == 0).count() as u64;
+    let zeros = zeros(input);
     let mut gas = 21_000 + 4 * zeros + 16 * (input.len() as u64 - zeros);
     if tx.envelope.is_create() {
         gas += 32_000 + 2 * (input.len() as u64).div_ceil(32);
@@ -70,4 +102,9 @@ pub fn intrinsic_gas(tx: &SignedTx) -> u64 {
         gas += list.iter().map(|item| 2_400 + 1_900 * item.storage_keys.len() as u64).sum::<u64>();
     }
     gas
+}
+
+/// Counts in pieces whose counter is a byte, which compilers turn into vector instructions: claims carry 45 kB.
+fn zeros(input: &[u8]) -> u64 {
+    input.chunks(255).map(|part| u64::from(part.iter().map(|byte| u8::from(*byte == 0)).sum::<u8>())).sum()
 }

@@ -21,3 +21,12 @@ pub mod state;
 pub mod store;
 pub mod trie;
 pub mod tx;
+
+/// Hashes of short inputs that are kept, 128 bytes each: the storage slots and topics that a block hashes again
+/// and again. They stay within a core's cache.
+const HASHES_KEPT: usize = 1_024;
+
+/// Bounds the cache of hashes, which the process has one of; without effect once something was hashed.
+pub(crate) fn bound_hash_cache() {
+    let _ = alloy_primitives::init_keccak_cache(HASHES_KEPT);
+}

@@ -42,7 +42,7 @@ struct Queue {
 #[derive(Default)]
 pub struct Pool {
     queues: AddressMap<Queue>,
-    ready: BTreeMap<u64, (Address, u64)>,
+    ready: BTreeMap<u64, Arc<SignedTx>>,
     by_hash: B256Map<(Address, u64)>,
     bytes: usize,
     next_order: u64,
@@ -127,6 +127,9 @@ impl Pool {
         self.by_hash.insert(tx.hash, (sender, nonce));
         let queue = self.queues.entry(sender).or_default();
         let order = queue.txs.get(&nonce).and_then(|old| old.order);
+        if let Some(order) = order {
+            self.ready.insert(order, tx.clone());
+        }
         if let Some(old) = queue.txs.insert(nonce, Entry { tx, order }) {
             self.bytes -= old.tx.raw.len();
             self.by_hash.remove(&old.tx.hash);
@@ -148,7 +151,7 @@ impl Pool {
         while let Some(entry) = queue.txs.get_mut(&queue.next) {
             if entry.order.is_none() {
                 entry.order = Some(self.next_order);
-                self.ready.insert(self.next_order, (sender, queue.next));
+                self.ready.insert(self.next_order, entry.tx.clone());
                 self.next_order += 1;
             }
             queue.next += 1;
@@ -159,17 +162,16 @@ impl Pool {
     pub fn executable(&self, base_fee: u64, count: usize) -> Vec<Arc<SignedTx>> {
         let mut waiting: HashSet<Address> = HashSet::new();
         let mut taken = Vec::with_capacity(count.min(self.ready.len()));
-        for (sender, nonce) in self.ready.values() {
+        for tx in self.ready.values() {
             if taken.len() >= count {
                 break;
             }
-            let Some(entry) = self.queues.get(sender).and_then(|queue| queue.txs.get(nonce)) else { continue };
             // A transaction below the base fee holds back the later ones of its sender.
-            if entry.tx.fee_cap() < u128::from(base_fee) {
-                waiting.insert(*sender);
+            if tx.fee_cap() < u128::from(base_fee) {
+                waiting.insert(tx.sender);
             }
-            if waiting.is_empty() || !waiting.contains(sender) {
-                taken.push(entry.tx.clone());
+            if waiting.is_empty() || !waiting.contains(&tx.sender) {
+                taken.push(tx.clone());
             }
         }
         taken

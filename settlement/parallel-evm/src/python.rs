@@ -1,10 +1,12 @@
 //! The Python module: a thin layer that releases the GIL around everything that takes time.
 
 use crate::{
+    blocks::{BLOCKS_MAX, Retention},
     chain::{BlockStats, Chain, Config},
     error::RpcError as Refusal,
     genesis::Genesis,
     rpc::{self, Filters},
+    store::OpenError,
 };
 use alloy_primitives::{Address, B256, U256};
 use pyo3::{
@@ -130,7 +132,7 @@ fn hardfork_of(name: &str) -> PyResult<SpecId> {
 impl PyChain {
     #[new]
     #[pyo3(signature = (*, chain_id=31402, genesis="{}", hardfork="cancun", auto_mine=false, dev=false, threads=None,
-                        coinbase=None, fixed_base_fee=true, path=None))]
+                        coinbase=None, fixed_base_fee=true, path=None, history_blocks=BLOCKS_MAX, keep_logs=false))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only options of a constructor")]
     fn new(
         py: Python<'_>,
@@ -143,7 +145,13 @@ impl PyChain {
         coinbase: Option<&[u8]>,
         fixed_base_fee: bool,
         path: Option<PathBuf>,
+        history_blocks: usize,
+        keep_logs: bool,
     ) -> PyResult<Self> {
+        if !(1..=BLOCKS_MAX).contains(&history_blocks) {
+            return Err(PyValueError::new_err(format!("history_blocks must be from 1 to {BLOCKS_MAX}")));
+        }
+        let retention = Retention { blocks: history_blocks, keep_logs, ..Retention::default() };
         let spec = hardfork_of(hardfork)?;
         let coinbase = coinbase.map(address).transpose()?;
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get()));
@@ -162,9 +170,12 @@ impl PyChain {
                 dev,
                 threads,
             };
-            Chain::open(config, &genesis, path.as_deref())
+            Chain::open_with(config, retention, &genesis, path.as_deref())
         });
-        let chain = built.map_err(PyOSError::new_err)?;
+        let chain = built.map_err(|error| match error {
+            OpenError::Genesis(refused) => PyValueError::new_err(refused.message),
+            OpenError::Storage(sentence) => PyOSError::new_err(sentence),
+        })?;
         Ok(Self { chain, filters: Filters::default() })
     }
 
@@ -315,7 +326,7 @@ impl PyChain {
         py.detach(|| self.chain.close());
     }
 
-    /// Counters: block, transactions waiting, accounts, slots, ecrecover cache hits and misses.
+    /// Counters: block, transactions waiting, accounts, slots, ecrecover cache hits and misses, syncs to the disk.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (waiting, ready, head) = py.detach(|| {
             let pool = self.chain.pool();
@@ -332,6 +343,7 @@ impl PyChain {
         counters.set_item("slots", head.2)?;
         counters.set_item("ecrecover_hits", hits)?;
         counters.set_item("ecrecover_misses", misses)?;
+        counters.set_item("syncs", py.detach(|| self.chain.syncs()))?;
         counters.set_item("threads", self.chain.config.threads)?;
         Ok(counters)
     }
@@ -377,6 +389,7 @@ impl PyChain {
 /// An embedded EVM execution layer for one site: see Chain.
 #[pymodule]
 fn parallel_evm(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    crate::bound_hash_cache();
     module.add_class::<PyChain>()?;
     module.add_class::<PyBlockStats>()?;
     module.add("RpcError", module.py().get_type::<RpcError>())?;

@@ -1,10 +1,10 @@
 //! The state root: Ethereum's, a trie over accounts, each with the root of a trie over its storage.
 
 use crate::{
-    state::{Diff, Info, State},
+    state::{Diff, Info, Slot, State},
     trie::{EMPTY_ROOT, Trie, Update},
 };
-use alloy_primitives::{Address, B256, U256, keccak256, map::AddressMap};
+use alloy_primitives::{Address, B256, U256, keccak256_uncached, map::AddressMap};
 use alloy_rlp::{Encodable, Header};
 
 /// All tries of one state.
@@ -21,37 +21,50 @@ type SlotUpdates = Vec<(U256, U256)>;
 const PARALLEL_KEYS_MIN: usize = 256;
 
 impl Tries {
-    /// Tries over a whole state.
+    /// Tries over a whole state, and its root.
     pub fn of(state: &State, threads: usize) -> (Self, B256) {
-        let everything = Diff {
-            infos: state.accounts().map(|(address, info)| (*address, Some(*info))).collect(),
-            slots: state.slots().map(|(slot, value)| (*slot, *value)).collect(),
-            ..Diff::default()
-        };
         let mut tries = Self::default();
-        let root = tries.update(&State::default(), &everything, threads);
+        tries.update_storage(state.slots(), threads);
+        let accounts: Vec<_> = state.accounts().map(|(address, info)| (*address, Some(*info))).collect();
+        let root = tries.update_accounts(&accounts, threads);
         (tries, root)
     }
 
     /// Takes a block's difference in and returns the new root. `state` is as it was before the block.
     pub fn update(&mut self, state: &State, diff: &Diff, threads: usize) -> B256 {
+        let written = self.update_storage(diff.slots.iter(), threads);
+        let mut accounts: Vec<_> = diff.infos.iter().map(|(address, info)| (*address, *info)).collect();
+        let unnamed = written.into_iter().filter(|address| !diff.infos.contains_key(address));
+        accounts.extend(unnamed.map(|address| (address, state.info(&address))));
+        self.update_accounts(&accounts, threads)
+    }
+
+    /// Returns the accounts whose storage was written.
+    fn update_storage<'a>(
+        &mut self,
+        slots: impl Iterator<Item = (&'a Slot, &'a U256)>,
+        threads: usize,
+    ) -> Vec<Address> {
         let mut by_account: AddressMap<SlotUpdates> = AddressMap::default();
-        for ((address, key), value) in &diff.slots {
+        for ((address, key), value) in slots {
             by_account.entry(*address).or_default().push((*key, *value));
         }
-        let mut touched: AddressMap<Option<Info>> = diff.infos.clone();
+        let mut written = Vec::with_capacity(by_account.len());
         for (address, updates) in by_account {
             let (trie, root) = self.storage.entry(address).or_insert_with(|| (Trie::default(), EMPTY_ROOT));
             *root = trie.update(slot_updates(updates, threads), threads);
             if trie.is_empty() {
                 self.storage.remove(&address);
             }
-            touched.entry(address).or_insert_with(|| state.info(&address));
+            written.push(address);
         }
-        let accounts: Vec<(Address, Option<Info>)> = touched.into_iter().collect();
-        let updates = mapped(&accounts, threads, |(address, info)| {
+        written
+    }
+
+    fn update_accounts(&mut self, accounts: &[(Address, Option<Info>)], threads: usize) -> B256 {
+        let updates = mapped(accounts, threads, |(address, info)| {
             let storage = self.storage.get(address).map_or(EMPTY_ROOT, |(_, root)| *root);
-            (keccak256(address), info.map(|info| encode_account(&info, storage)))
+            (keccak256_uncached(address), info.map(|info| encode_account(&info, storage)))
         });
         self.accounts.update(updates, threads)
     }
@@ -60,7 +73,7 @@ impl Tries {
 fn slot_updates(updates: SlotUpdates, threads: usize) -> Vec<Update> {
     mapped(&updates, threads, |(key, value)| {
         let encoded = (!value.is_zero()).then(|| alloy_rlp::encode(value).into_boxed_slice());
-        (keccak256(key.to_be_bytes::<32>()), encoded)
+        (keccak256_uncached(key.to_be_bytes::<32>()), encoded)
     })
 }
 

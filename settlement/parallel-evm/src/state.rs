@@ -126,10 +126,8 @@ pub struct State {
 }
 
 impl State {
-    /// A state that holds exactly this.
-    pub fn from_whole(diff: Diff) -> Self {
-        let accounts = diff.infos.into_iter().filter_map(|(address, info)| Some((address, info?))).collect();
-        Self { accounts, slots: diff.slots, codes: diff.codes }
+    pub fn of(accounts: AddressMap<Info>, slots: HashMap<Slot, U256>, codes: B256Map<Bytecode>) -> Self {
+        Self { accounts, slots, codes }
     }
 
     /// The present values of everything that a difference names.
@@ -171,6 +169,24 @@ impl State {
 
     pub fn slot_count(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Applies new values for good.
+    pub fn absorb(&mut self, diff: Diff) {
+        for (address, info) in diff.infos {
+            match info {
+                Some(info) => drop(self.accounts.insert(address, info)),
+                None => drop(self.accounts.remove(&address)),
+            }
+        }
+        for (slot, value) in diff.slots {
+            if value.is_zero() {
+                self.slots.remove(&slot);
+            } else {
+                self.slots.insert(slot, value);
+            }
+        }
+        self.codes.extend(diff.codes);
     }
 
     /// Applies new values and returns the old ones. Codes stay: they are named by their hash.

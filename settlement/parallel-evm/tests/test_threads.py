@@ -7,7 +7,7 @@ import pytest
 from conftest import COIN, genesis, key, transfer
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from parallel_evm import Chain
+from parallel_evm import BlockStats, Chain
 
 ECRECOVER = bytes(19) + b"\x01"
 
@@ -82,14 +82,81 @@ def test_primed_signatures_are_not_recovered_again() -> None:
             chain.prime_ecrecover([bad])
 
 
+# (key, amount): adds to the word under the key and counts the caller's calls, like a claim for a receiver.
+CLAIMS = "0x6020355f3554015f3555335460010133555f5fa0"
+CONTRACT = bytes(19) + b"\xcc"
+LANES = 4
+# Fewer than it takes to think speculation over; their gas limit lets no two share a chunk.
+CLAIMS_EACH = 6
+GAS = 1_500_000
+
+
+def claims_block(threads: int, *, in_order: bool, one_receiver: bool) -> tuple[Chain, BlockStats, list[LocalAccount]]:
+    """A block of claims over lanes, each for a receiver of its own, or all for one."""
+    lanes = [key(2_000 + number) for number in range(LANES)]
+    document = json.loads(genesis(*lanes))
+    document["alloc"]["0x" + CONTRACT.hex()] = {"code": CLAIMS}
+    chain = Chain(genesis=json.dumps(document), threads=threads)
+    turns = [(lane, nonce) for nonce in range(CLAIMS_EACH) for lane in lanes]
+    if in_order:
+        turns.sort(key=lambda turn: lanes.index(turn[0]))
+    raws = []
+    for lane, nonce in turns:
+        receiver = lanes[0] if one_receiver else lane
+        data = bytes(12) + bytes.fromhex(receiver.address[2:]) + (7).to_bytes(32, "big")
+        raws.append(transfer(lane, nonce, "0x" + CONTRACT.hex(), 0, data=data, gas=GAS))
+    assert all(isinstance(answer, bytes) for answer in chain.send_raw_transactions(raws))
+    stats = chain.produce_block(1_700_000_001)
+    assert stats.transactions == len(raws) == LANES * CLAIMS_EACH
+    return chain, stats, lanes
+
+
+def word_of(account: LocalAccount) -> int:
+    return int(account.address, 16)
+
+
+@pytest.mark.parametrize("threads", [2, 4, 8])
+@pytest.mark.parametrize("in_order", [False, True])
+def test_lanes_repeat_nothing(threads: int, in_order: bool) -> None:
+    chain, stats, lanes = claims_block(threads, in_order=in_order, one_receiver=False)
+    assert (stats.executions, stats.reexecuted, stats.aborted) == (stats.transactions, 0, 0)
+    # More threads than lanes would have nothing to do.
+    assert (stats.fell_back, stats.threads) == (False, min(threads, LANES))
+    for lane in lanes:
+        assert chain.storage_at(CONTRACT, word_of(lane)) == CLAIMS_EACH * (7 + 1)
+
+
+@pytest.mark.parametrize("threads", [2, 4, 8])
+def test_one_receiver_repeats_all_but_the_first(threads: int) -> None:
+    """What another lane's claim just wrote is never seen early, so the count does not depend on the timing."""
+    chain, stats, lanes = claims_block(threads, in_order=False, one_receiver=True)
+    count = stats.transactions
+    assert (stats.executions, stats.reexecuted, stats.aborted) == (2 * count - 1, count - 1, count - 1)
+    assert chain.storage_at(CONTRACT, word_of(lanes[0])) == count * 7 + CLAIMS_EACH
+    alone, sequential, _ = claims_block(1, in_order=False, one_receiver=True)
+    assert (sequential.executions, sequential.reexecuted, sequential.threads) == (count, 0, 1)
+    assert (alone.state_root, sequential.gas_used) == (chain.state_root, stats.gas_used)
+
+
 def test_block_statistics() -> None:
-    senders = [key(2_000 + number) for number in range(4)]
+    chain, stats, lanes = claims_block(2, in_order=False, one_receiver=False)
+    # Busy over wall time is the speed-up reached: no thread can be busier than all the time.
+    assert 0 < stats.busy_us <= stats.threads * (stats.execute_us + 1)
+    assert stats.execute_us <= stats.total_us
+    load = chain.block_lanes(stats.number)
+    assert {lane[0] for lane in load} == {bytes.fromhex(lane.address[2:]) for lane in lanes}
+    assert [claims for _, claims, _ in load] == [CLAIMS_EACH] * LANES
+    assert sum(gas for _, _, gas in load) == stats.gas_used
+    gases = [gas for _, _, gas in load]
+    assert gases == sorted(gases, reverse=True)
+
+
+def test_load_of_uneven_lanes() -> None:
+    senders = [key(3_000 + number) for number in range(3)]
     chain = Chain(genesis=genesis(*senders), threads=2)
-    raws = [transfer(sender, nonce, key(1).address) for nonce in range(5) for sender in senders]
-    chain.send_raw_transactions(raws)
+    for number, sender in enumerate(senders):
+        for nonce in range(2 * number + 1):
+            chain.send_raw_transaction(transfer(sender, nonce, key(1).address, maxPriorityFeePerGas=0))
     stats = chain.produce_block()
-    assert (stats.transactions, stats.threads, stats.gas_used) == (20, 2, 20 * 21_000)
-    assert stats.executions >= 20
-    lanes = chain.block_lanes(stats.number)
-    assert sorted(lane[1:] for lane in lanes) == [(5, 105_000)] * 4
-    assert {lane[0] for lane in lanes} == {bytes.fromhex(sender.address[2:]) for sender in senders}
+    assert [lane[1:] for lane in chain.block_lanes(stats.number)] == [(n, n * 21_000) for n in (5, 3, 1)]
+    assert stats.gas_used == 9 * 21_000

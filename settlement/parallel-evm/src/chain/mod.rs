@@ -8,7 +8,7 @@ mod saved;
 
 use crate::{
     block::{self, Block, Frame, Roots},
-    blocks::Blocks,
+    blocks::{Blocks, Retention},
     ecrecover::RecoverCache,
     error::{Result, RpcError},
     exec::{BlockContext, ExecStats},
@@ -18,11 +18,11 @@ use crate::{
     mempool::Pool,
     roots::Tries,
     state::State,
-    store::{self, Store},
+    store::{self, Begun, Expected, OpenError, Recovered, Store},
     trie::EMPTY_ROOT,
     tx::SignedTx,
 };
-use alloy_primitives::{Address, B256, map::AddressMap};
+use alloy_primitives::{Address, B256, keccak256, map::AddressMap};
 use revm::primitives::hardfork::SpecId;
 use std::{
     path::Path,
@@ -141,37 +141,66 @@ fn genesis_block(config: &Config, genesis: &Genesis, root: B256) -> Arc<Block> {
     Arc::new(block::seal(frame, &context, Vec::new(), Vec::new(), roots))
 }
 
+/// Names all that the first block is made from.
+fn genesis_digest(config: &Config, genesis: &Genesis) -> B256 {
+    let Genesis { timestamp, base_fee, extra_data, .. } = genesis;
+    let fields = format!("{} {timestamp} {} {base_fee} {extra_data}", config.coinbase, config.gas_limit);
+    keccak256([genesis.alloc_digest().as_slice(), fields.as_bytes()].concat())
+}
+
+fn begin(config: &Config, genesis: &Genesis) -> Result<Begun> {
+    let mut state = State::default();
+    state.absorb(genesis.alloc()?);
+    let (tries, root) = Tries::of(&state, config.threads);
+    Ok(Begun { block: genesis_block(config, genesis, root), state, tries })
+}
+
 impl Chain {
+    /// Opens a chain with the usual retention; see `open_with`.
+    pub fn open(config: Config, genesis: &Genesis, path: Option<&Path>) -> std::result::Result<Self, OpenError> {
+        Self::open_with(config, Retention::default(), genesis, path)
+    }
+
     /// Opens a chain: in memory, or in a directory that is created, or continued where it was left.
-    ///
-    /// Errors: one sentence that names the file at fault.
-    pub fn open(config: Config, genesis: &Genesis, path: Option<&Path>) -> std::result::Result<Self, String> {
-        let mut state = State::default();
-        state.apply(&genesis.alloc);
-        let (mut tries, root) = Tries::of(&state, config.threads);
-        let first = genesis_block(&config, genesis, root);
-        let mut head = Head { state, blocks: Blocks::default(), undos: Undos::default() };
-        let mut storage = Storage::Memory;
-        let mut waiting = Vec::new();
-        match path {
-            None => head.blocks.push(first),
-            Some(path) => {
-                let (store, found) = store::open(path, &first, std::mem::take(&mut head.state))?;
-                let (read, root) = Tries::of(&found.state, config.threads);
-                let wanted = found.blocks.latest().header.state_root;
-                if root != wanted {
-                    let at = found.blocks.latest().number();
-                    return Err(format!(
-                        "{} is damaged: the state has root {root}, block {at} says {wanted}",
-                        path.display()
-                    ));
-                }
-                tries = read;
-                head = Head { state: found.state, blocks: found.blocks, undos: Undos::default() };
-                waiting = found.waiting;
-                storage = Storage::Disk(Arc::new(store));
+    pub fn open_with(
+        config: Config,
+        retention: Retention,
+        genesis: &Genesis,
+        path: Option<&Path>,
+    ) -> std::result::Result<Self, OpenError> {
+        crate::bound_hash_cache();
+        let (found, storage) = match path {
+            None => {
+                let Begun { block, state, tries } = begin(&config, genesis).map_err(OpenError::Genesis)?;
+                let mut blocks = Blocks::new(retention);
+                blocks.push(block);
+                (Recovered { state, tries: Some(tries), blocks, waiting: Vec::new() }, Storage::Memory)
             }
-        }
+            Some(path) => {
+                let begin = || begin(&config, genesis);
+                let digest = genesis_digest(&config, genesis);
+                let expected = Expected { digest, begin, retention, threads: config.threads };
+                let (store, found) = store::open(path, expected)?;
+                (found, Storage::Disk(Arc::new(store)))
+            }
+        };
+        let tries = match found.tries {
+            Some(tries) => tries,
+            None => {
+                let (tries, root) = Tries::of(&found.state, config.threads);
+                let block = found.blocks.latest();
+                if root != block.header.state_root {
+                    let (path, wanted) = (path.unwrap_or(Path::new("")).display(), block.header.state_root);
+                    let at = block.number();
+                    return Err(
+                        format!("{path} is damaged: the state has root {root}, block {at} says {wanted}").into()
+                    );
+                }
+                tries
+            }
+        };
+        let head = Head { state: found.state, blocks: found.blocks, undos: Undos::default() };
+        let waiting = found.waiting;
         let mut pool = Pool::default();
         for tx in waiting {
             let nonce = head.state.info(&tx.sender).map_or(0, |info| info.nonce);
@@ -196,6 +225,14 @@ impl Chain {
             Storage::Memory => Ok(None),
             Storage::Disk(store) => Ok(Some(store.clone())),
             Storage::Closed => Err(RpcError::server("the chain is closed")),
+        }
+    }
+
+    /// Syncs to the disk since the chain was opened, snapshots aside.
+    pub fn syncs(&self) -> u64 {
+        match &*lock(&self.storage) {
+            Storage::Disk(store) => store.syncs(),
+            Storage::Memory | Storage::Closed => 0,
         }
     }
 
@@ -279,16 +316,16 @@ impl Chain {
 
     /// Takes many in, recovering their senders on several threads. Order is kept.
     pub fn send_raw_many(&self, raws: &[&[u8]]) -> Vec<Result<B256>> {
-        let decoded = intake::decode_many(raws, self.config.chain_id, self.config.threads);
         let store = match self.store() {
             Ok(store) => store,
             Err(error) => return raws.iter().map(|_| Err(error.clone())).collect(),
         };
-        let results: Vec<Result<B256>> = {
+        let mut results: Vec<Result<B256>> = Vec::with_capacity(raws.len());
+        intake::decode_many(raws, self.config.chain_id, self.config.threads, |decoded| {
             let mut pool = self.pool();
             let head = self.head();
-            decoded.into_iter().map(|tx| self.admit(&mut pool, &head, store.as_deref(), tx?)).collect()
-        };
+            results.extend(decoded.into_iter().map(|tx| self.admit(&mut pool, &head, store.as_deref(), tx?)));
+        });
         // A block makes what it holds durable by itself.
         let done = if !results.iter().any(Result::is_ok) {
             Ok(())

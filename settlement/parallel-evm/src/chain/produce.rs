@@ -2,14 +2,17 @@
 
 use super::{BlockStats, Chain, Head, Producer, TX_GAS_MIN, lock, wall_clock};
 use crate::{
-    block::{self, Block, Frame, Roots},
+    block::{self, Block, Frame, Receipt, Roots},
     error::{Result, RpcError},
     exec::{BlockContext, Executed, Job, Outcome, parallel},
-    state::Diff,
+    state::{Diff, State},
     tx::SignedTx,
 };
 use alloy_primitives::Bytes;
 use std::{sync::Arc, time::Instant};
+
+/// Roots over fewer transactions and changed values than this are computed on the calling thread.
+const PARALLEL_ENTRIES_MIN: usize = 128;
 
 impl Chain {
     /// The next block's time, which never falls.
@@ -99,24 +102,7 @@ impl Chain {
             }
         }
         let started = Instant::now();
-        let threads = self.config.threads;
-        let state = &head.state;
-        let (tries, diff) = (&mut producer.tries, &outcome.diff);
-        let body = || {
-            let receipts = block::receipts(&included, executed, context.base_fee);
-            let roots = (block::transactions_root(&included), block::receipts_root(&included, &receipts));
-            (receipts, roots)
-        };
-        let (state_root, (receipts, (transactions, receipts_root))) = if threads > 1 && included.len() > 64 {
-            std::thread::scope(|scope| {
-                let tries = scope.spawn(|| tries.update(state, diff, threads.div_ceil(2)));
-                let body = body();
-                (tries.join().expect("the trie does not panic"), body)
-            })
-        } else {
-            (tries.update(state, diff, 1), body())
-        };
-        let roots = Roots { state: state_root, transactions, receipts: receipts_root };
+        let (receipts, roots) = self.roots(producer, context, &head.state, &included, executed, &outcome.diff);
         let frame = Frame { parent_hash: head.blocks.latest().hash, extra_data: Bytes::new() };
         let block = block::seal(frame, context, included, receipts, roots);
         let stats = BlockStats {
@@ -133,6 +119,35 @@ impl Chain {
             total_us: 0,
         };
         (block, outcome.diff, stats)
+    }
+
+    /// Receipts, and the roots of a block; the state's beside the others where that pays.
+    fn roots(
+        &self,
+        producer: &mut Producer,
+        context: &BlockContext,
+        state: &State,
+        txs: &[Arc<SignedTx>],
+        executed: Vec<Executed>,
+        diff: &Diff,
+    ) -> (Vec<Receipt>, Roots) {
+        let (tries, threads) = (&mut producer.tries, self.config.threads);
+        let body = || {
+            let receipts = block::receipts(txs, executed, context.base_fee);
+            let roots = (block::transactions_root(txs), block::receipts_root(txs, &receipts));
+            (receipts, roots)
+        };
+        let (state, (receipts, (transactions, of_receipts))) =
+            if threads > 1 && txs.len() + diff.len() >= PARALLEL_ENTRIES_MIN {
+                std::thread::scope(|scope| {
+                    let tries = scope.spawn(|| tries.update(state, diff, threads.div_ceil(2)));
+                    let body = body();
+                    (tries.join().expect("the trie does not panic"), body)
+                })
+            } else {
+                (tries.update(state, diff, 1), body())
+            };
+        (receipts, Roots { state, transactions, receipts: of_receipts })
     }
 
     /// Makes a block the head and takes its transactions out of the pool.

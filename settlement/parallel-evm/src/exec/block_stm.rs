@@ -2,11 +2,13 @@
 //! an abort sends the validation back, and the block is finished when nothing is left to do.
 //!
 //! Kept to be measured against `parallel`, which the chain uses: README, "Which algorithm". It shares the
-//! multi-version memory and compares values where the paper compares versions. A block that reads the fee recipient's account goes sequentially.
+//! multi-version memory and compares values where the paper compares versions. A block that reads the fee
+//! recipient's account goes sequentially.
 
 use super::{
     BlockOutcome, ExecStats, Job, Outcome,
     chunk::{ChunkResult, ChunkRunner},
+    schedule::Chunk,
     sequential,
     versions::MultiVersion,
 };
@@ -141,7 +143,8 @@ struct Shared<'a> {
 
 /// Executes the job on several threads; equal to the sequential executor in everything but speed.
 pub fn execute(job: &Job<'_>, threads: usize) -> BlockOutcome {
-    let memory = MultiVersion::new(job.state, job.block.coinbase, job.txs.len() * 2);
+    let memory = MultiVersion::new(job.state, job.block.coinbase);
+    memory.reserve(job.txs.len() * 2);
     let shared = Shared {
         job,
         memory: &memory,
@@ -212,20 +215,20 @@ impl Shared<'_> {
 
     fn execute(&self, runner: &mut ChunkRunner<'_>, tx: usize) -> Option<Task> {
         self.executions.fetch_add(1, SeqCst);
-        let result = runner.run(tx, tx..tx + 1, || true)?;
+        let chunk = Chunk { txs: tx..tx + 1, horizon: tx };
+        let result = runner.run(&chunk, &[], || true)?;
         let mut slot = lock(&self.results[tx]);
         if let Some(old) = slot.take() {
             self.memory.retract(tx, &old.writes);
         }
-        self.memory.publish(tx, &result.writes);
+        self.memory.publish(tx, &result.writes, &[0]);
         *slot = Some(Box::new(result));
         drop(slot);
         self.scheduler.executed(tx)
     }
 
     fn validate(&self, tx: usize) -> Option<Task> {
-        let stale =
-            lock(&self.results[tx]).as_ref().is_some_and(|result| result.first_stale(self.memory, tx).is_some());
+        let stale = lock(&self.results[tx]).as_ref().is_some_and(|result| result.first_stale(self.memory).is_some());
         let aborted = stale && self.scheduler.try_abort(tx);
         if aborted {
             self.aborted.fetch_add(1, SeqCst);

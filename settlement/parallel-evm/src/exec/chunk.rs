@@ -4,8 +4,9 @@ use super::{
     Executed, Job, Outcome,
     evm::{SiteEvm, account_info, build, run_tx},
     overlay::credited,
+    schedule::Chunk,
     sequential::settle,
-    versions::MultiVersion,
+    versions::{MultiVersion, View},
 };
 use crate::state::{Info, Slot, Writes};
 use alloy_primitives::{
@@ -29,18 +30,19 @@ pub struct ChunkResult {
     /// Per transaction; empty where it was skipped.
     pub writes: Vec<Writes>,
     reads: Vec<Read>,
-    /// What its first execution took.
+    /// What it took to execute it for the first time and to publish it.
     pub spent_ns: u64,
 }
 
 impl ChunkResult {
     /// The first transaction that saw what is no longer true; None if the chunk may be committed.
-    pub fn first_stale(&self, memory: &MultiVersion<'_>, chunk: usize) -> Option<usize> {
+    pub fn first_stale(&self, memory: &MultiVersion<'_>) -> Option<usize> {
+        let view = View::all(self.txs.start);
         self.reads
             .iter()
             .filter_map(|read| match read {
-                Read::Info(address, seen, tx) => (memory.info(address, chunk) != *seen).then_some(*tx),
-                Read::Slot(slot, seen, tx) => (memory.slot(slot, chunk) != *seen).then_some(*tx),
+                Read::Info(address, seen, tx) => (memory.info(address, &view) != *seen).then_some(*tx),
+                Read::Slot(slot, seen, tx) => (memory.slot(slot, &view) != *seen).then_some(*tx),
             })
             .min()
     }
@@ -66,7 +68,7 @@ impl ChunkResult {
 pub struct ChunkDb<'a> {
     job: &'a Job<'a>,
     memory: &'a MultiVersion<'a>,
-    chunk: usize,
+    view: View,
     tx: usize,
     infos: AddressMap<Option<Info>>,
     slots: HashMap<Slot, U256>,
@@ -81,7 +83,7 @@ impl ChunkDb<'_> {
         let info = match self.infos.get(&address) {
             Some(info) => *info,
             None => {
-                let info = self.memory.info(&address, self.chunk);
+                let info = self.memory.info(&address, &self.view);
                 self.reads.push(Read::Info(address, info, self.tx));
                 self.infos.insert(address, info);
                 info
@@ -94,8 +96,8 @@ impl ChunkDb<'_> {
         self.codes.get(hash).cloned().or_else(|| self.memory.code(hash))
     }
 
-    fn reset(&mut self, chunk: usize) {
-        self.chunk = chunk;
+    fn reset(&mut self, view: View) {
+        self.view = view;
         self.infos.clear();
         self.slots.clear();
         self.codes.clear();
@@ -134,7 +136,7 @@ impl Database for ChunkDb<'_> {
         if let Some(value) = self.slots.get(&slot) {
             return Ok(*value);
         }
-        let value = self.memory.slot(&slot, self.chunk);
+        let value = self.memory.slot(&slot, &self.view);
         self.reads.push(Read::Slot(slot, value, self.tx));
         self.slots.insert(slot, value);
         Ok(value)
@@ -145,10 +147,18 @@ impl Database for ChunkDb<'_> {
     }
 }
 
+/// What has been done: executions of transactions, and the time they took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub executions: u64,
+    pub busy_ns: u64,
+}
+
 /// One thread's EVM, used for chunk after chunk.
 pub struct ChunkRunner<'a> {
     job: &'a Job<'a>,
     evm: SiteEvm<'a, ChunkDb<'a>>,
+    pub tally: Tally,
 }
 
 impl<'a> ChunkRunner<'a> {
@@ -156,7 +166,7 @@ impl<'a> ChunkRunner<'a> {
         let db = ChunkDb {
             job,
             memory,
-            chunk: 0,
+            view: View::default(),
             tx: 0,
             infos: AddressMap::default(),
             slots: HashMap::default(),
@@ -164,31 +174,30 @@ impl<'a> ChunkRunner<'a> {
             rewards: U256::ZERO,
             reads: Vec::new(),
         };
-        Self { job, evm: build(db, job.block.block_env(), job.block.cfg_env(), job.recover) }
+        Self { job, evm: build(db, job.block.block_env(), job.block.cfg_env(), job.recover), tally: Tally::default() }
     }
 
-    /// Executes transactions against what is visible now. `go_on` is asked before each.
-    pub fn run(&mut self, chunk: usize, txs: Range<usize>, go_on: impl Fn() -> bool) -> Option<ChunkResult> {
-        self.evm.ctx.journaled_state.database.reset(chunk);
-        let started = Instant::now();
+    /// Executes a chunk against what it sees now. `go_on` is asked before each transaction.
+    pub fn run(&mut self, chunk: &Chunk, lanes: &[u32], go_on: impl Fn() -> bool) -> Option<ChunkResult> {
+        let Range { start, end } = chunk.txs;
+        self.evm.ctx.journaled_state.database.reset(View::of(start, chunk.horizon, lanes));
         let mut result = ChunkResult {
-            txs: txs.start..txs.start,
-            outcomes: Vec::new(),
-            writes: Vec::new(),
+            txs: start..start,
+            outcomes: Vec::with_capacity(end - start),
+            writes: Vec::with_capacity(end - start),
             reads: Vec::new(),
             spent_ns: 0,
         };
-        let whole = self.extend(&mut result, txs.end, go_on);
-        result.spent_ns = started.elapsed().as_nanos() as u64;
-        whole.then_some(result)
+        self.extend(&mut result, end, go_on).then_some(result)
     }
 
-    /// Executes a chunk again from its first stale transaction on.
-    pub fn rerun(&mut self, chunk: usize, mut result: ChunkResult, from: usize) -> ChunkResult {
-        let end = result.txs.end;
+    /// Executes a chunk again from its first stale transaction on, now on final values. `step` is called before
+    /// each transaction.
+    pub fn rerun(&mut self, mut result: ChunkResult, from: usize, step: impl Fn()) -> ChunkResult {
+        let Range { start, end } = result.txs;
         result.truncate(from);
         let db = &mut self.evm.ctx.journaled_state.database;
-        db.reset(chunk);
+        db.reset(View::all(start));
         // Reads of the part that stays were just found to be true.
         for read in &result.reads {
             match read {
@@ -202,16 +211,29 @@ impl<'a> ChunkRunner<'a> {
             }
         }
         db.reads = std::mem::take(&mut result.reads);
-        self.extend(&mut result, end, || true);
+        let go_on = || {
+            step();
+            true
+        };
+        self.extend(&mut result, end, go_on);
         result
     }
 
+    /// Executes transactions after those of the result, up to `end`; false if it was told to stop before.
     fn extend(&mut self, result: &mut ChunkResult, end: usize, go_on: impl Fn() -> bool) -> bool {
+        let started = Instant::now();
+        let whole = self.extend_untimed(result, end, go_on);
+        self.tally.busy_ns += started.elapsed().as_nanos() as u64;
+        whole
+    }
+
+    fn extend_untimed(&mut self, result: &mut ChunkResult, end: usize, go_on: impl Fn() -> bool) -> bool {
         for index in result.txs.end..end {
             if !go_on() {
                 return false;
             }
             let tx = &self.job.txs[index];
+            self.tally.executions += 1;
             self.evm.ctx.journaled_state.database.tx = index;
             let ran = run_tx(&mut self.evm, tx.to_env(), tx.effective_price(self.job.block.base_fee), self.job.block);
             let (outcome, writes) = match settle::<ChunkDb<'_>>(ran) {

@@ -1,10 +1,17 @@
 //! Execution of one block's transactions: the job, its outcome, and the executors.
+//!
+//! `sequential` is the reference. `parallel` is what the chain uses: `lanes` says what depends on what, `schedule`
+//! hands out chunks, `chunk` executes one, `versions` holds what chunks have written, and `pace` lets tests draw the
+//! schedule of the threads. `block_stm` is there to be compared with.
 
 pub mod block_stm;
 mod chunk;
 pub mod evm;
+mod lanes;
 pub mod overlay;
+pub mod pace;
 pub mod parallel;
+mod schedule;
 pub mod sequential;
 mod versions;
 
@@ -93,17 +100,18 @@ pub enum Outcome {
     Skipped(String),
 }
 
-/// How an executor fared; counts are of transactions.
+/// How an executor fared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExecStats {
-    /// Executions in all, the repeated ones included.
+    /// Executions of transactions in all, with the repeated ones and those that came to nothing.
     pub executions: u64,
     /// Transactions that were executed again because they had read stale values.
     pub reexecuted: u64,
-    /// Speculative executions given up because of a dependency.
+    /// Chunks that turned out stale when they were to be committed.
     pub aborted: u64,
-    /// True when conflicts dominated and the rest of the block went sequentially.
+    /// True when speculation did not pay and the rest of the block went sequentially.
     pub fell_back: bool,
+    /// Threads that were used: never more than the block has senders.
     pub threads: u32,
     /// Time that the threads spent executing, together: over the wall time, the parallelism reached.
     pub busy_us: u64,

@@ -1,72 +1,94 @@
-//! Optimistic parallel execution: contiguous chunks, validated and committed in block order.
+//! Optimistic parallel execution: contiguous chunks, handed out by lane, validated and committed in block order.
 //!
-//! Threads take chunks in order and execute them against what is visible. Whoever finishes the next
-//! chunk to commit compares its reads with the committed values: equal values mean an equal result, so it
-//! is committed as it is; otherwise it is executed again from the first stale transaction on, now on
-//! final values. Chunks shrink while conflicts are frequent and grow while there are none; when speculation
-//! loses time even with single transactions, the rest of the block goes sequentially.
+//! Threads execute chunks (`schedule` says which, and what they see) and publish what they write. Whoever
+//! finishes the next chunk to commit compares its reads with the committed values: equal values mean an equal
+//! result, so it is committed as it is; otherwise it is executed again from the first stale transaction on, now
+//! on final values. A sender's transactions never run side by side, so lanes that share nothing never repeat
+//! anything, whatever the timing. Chunks shrink while conflicts are frequent and grow while there are none; when
+//! speculation does not pay, the rest of the block goes sequentially.
 
 use super::{
     BlockOutcome, ExecStats, Job, Outcome,
-    chunk::{ChunkResult, ChunkRunner},
+    chunk::{ChunkResult, ChunkRunner, Tally},
+    lanes::Lanes,
     overlay::Overlay,
+    pace::{Free, Pace},
+    schedule::{CHUNK_TXS_MAX, Schedule},
     sequential,
     versions::MultiVersion,
 };
 use crate::chain::lock;
 use std::{
-    ops::Range,
+    panic::resume_unwind,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 /// Below this there is less work than starting threads costs.
 const TXS_MIN: usize = 4;
-/// Transactions in a chunk at most: bounds what one conflict can waste.
-const CHUNK_TXS_MAX: usize = 32;
-const CHUNK_TXS_START: usize = 8;
-/// Gas limits in a chunk at most, so that heavy transactions spread over the threads one by one.
-const CHUNK_GAS_MAX: u64 = 2_000_000;
 /// Committed transactions after which the chunk size is thought over.
 const WINDOW_TXS: u64 = 32;
-
-/// Hands out chunks in order.
-struct Cursor {
-    next_tx: usize,
-    next_chunk: usize,
-}
+/// What speculation adds to executing a transaction and a chunk, and what committing takes (examples/exec_cost.rs).
+const TX_OVERHEAD_NS: u64 = 500;
+const CHUNK_OVERHEAD_NS: u64 = 2_000;
+const COMMIT_TX_NS: u64 = 300;
+const COMMIT_CHUNK_NS: u64 = 500;
+/// Speculation goes on while it takes less than this part of what one thread would take.
+const PAYS_BELOW: f64 = 0.9;
+/// Threads that the lanes must be able to keep busy for speculation to be tried at all.
+const PARALLELISM_MIN: f64 = 1.1;
 
 /// What has been committed; held by the thread that commits.
+#[derive(Default)]
 struct Ledger {
-    next_chunk: usize,
     next_tx: usize,
     outcomes: Vec<Outcome>,
     gas_used: u64,
     full: bool,
-    executions: u64,
     reexecuted: u64,
     aborted: u64,
-    busy_ns: u64,
-    window_txs: u64,
-    window_stale: u64,
-    /// Time of first executions, and of repeated ones, in the window.
-    window_first_ns: u64,
-    window_again_ns: u64,
+    window: Window,
 }
 
-struct Shared<'a> {
+/// Figures of the latest committed chunks.
+#[derive(Default)]
+struct Window {
+    chunks: u64,
+    txs: u64,
+    stale: u64,
+    /// Time of first executions with their publication, and of repeated ones.
+    first_ns: u64,
+    again_ns: u64,
+}
+
+struct Shared<'a, P> {
     job: &'a Job<'a>,
     memory: &'a MultiVersion<'a>,
-    cursor: Mutex<Cursor>,
-    /// Finished chunks by their number, until they are committed.
+    schedule: Schedule,
+    /// Finished chunks by their first transaction, until they are committed.
     finished: Vec<Mutex<Option<Box<ChunkResult>>>>,
     ledger: Mutex<Ledger>,
-    chunk_txs: AtomicUsize,
-    stop: AtomicBool,
-    threads: u64,
+    executions: AtomicU64,
+    busy_ns: AtomicU64,
+    pace: &'a P,
+}
+
+/// Lets the others end when a thread panics, so that the panic comes out instead of waiting for ever.
+struct Presence<'a, P: Pace> {
+    schedule: &'a Schedule,
+    pace: &'a P,
+    thread: usize,
+}
+
+impl<P: Pace> Drop for Presence<'_, P> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.schedule.stop();
+        }
+        self.pace.leave(self.thread);
+    }
 }
 
 /// Executes the job on several threads; equal to the sequential executor in everything but speed.
@@ -74,58 +96,58 @@ pub fn execute(job: &Job<'_>, threads: usize) -> BlockOutcome {
     if threads < 2 || job.txs.len() < TXS_MIN {
         return sequential::execute(job);
     }
-    speculate(job, threads)
+    let lanes = Lanes::of(job);
+    if lanes.parallelism() < PARALLELISM_MIN {
+        return sequential::execute(job);
+    }
+    run(job, lanes, threads, &Free::default())
 }
 
 /// Speculative execution whatever the block; with one thread it shows what the bookkeeping costs.
 pub fn speculate(job: &Job<'_>, threads: usize) -> BlockOutcome {
-    let memory = MultiVersion::new(job.state, job.block.coinbase, job.txs.len() * 2);
-    let ledger = Ledger {
-        next_chunk: 0,
-        next_tx: 0,
-        outcomes: Vec::with_capacity(job.txs.len()),
-        gas_used: 0,
-        full: false,
-        executions: 0,
-        reexecuted: 0,
-        aborted: 0,
-        busy_ns: 0,
-        window_txs: 0,
-        window_stale: 0,
-        window_first_ns: 0,
-        window_again_ns: 0,
-    };
+    speculate_at(job, threads, &Free::default())
+}
+
+/// The same at a given pace, as tests have it.
+pub fn speculate_at(job: &Job<'_>, threads: usize, pace: &impl Pace) -> BlockOutcome {
+    run(job, Lanes::of(job), threads, pace)
+}
+
+fn run(job: &Job<'_>, lanes: Lanes, threads: usize, pace: &impl Pace) -> BlockOutcome {
+    let memory = MultiVersion::new(job.state, job.block.coinbase);
+    let threads = threads.min(lanes.lanes()).max(1);
     let shared = Shared {
         job,
         memory: &memory,
-        cursor: Mutex::new(Cursor { next_tx: 0, next_chunk: 0 }),
-        finished: (0..job.txs.len()).map(|_| Mutex::default()).collect(),
-        ledger: Mutex::new(ledger),
-        chunk_txs: AtomicUsize::new(CHUNK_TXS_START.min(job.txs.len().div_ceil(threads * 4)).max(1)),
-        stop: AtomicBool::new(false),
-        threads: threads as u64,
+        schedule: Schedule::new(lanes, threads),
+        finished: job.txs.iter().map(|_| Mutex::default()).collect(),
+        ledger: Mutex::new(Ledger { outcomes: Vec::with_capacity(job.txs.len()), ..Ledger::default() }),
+        executions: AtomicU64::new(0),
+        busy_ns: AtomicU64::new(0),
+        pace,
     };
+    pace.begin(threads);
     std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| shared.work());
-        }
-        shared.work();
+        let shared = &shared;
+        let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || shared.work(thread))).collect();
+        shared.work(0);
+        others.into_iter().for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
     });
     let ledger = shared.ledger.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    finish(job, memory, ledger, threads)
-}
-
-/// Executes what speculation left over, and puts the outcome together.
-fn finish(job: &Job<'_>, memory: MultiVersion<'_>, ledger: Ledger, threads: usize) -> BlockOutcome {
-    let mut stats = ExecStats {
-        executions: ledger.executions,
+    let stats = ExecStats {
+        executions: shared.executions.into_inner(),
         reexecuted: ledger.reexecuted,
         aborted: ledger.aborted,
         fell_back: false,
         threads: threads as u32,
-        busy_us: ledger.busy_ns / 1_000,
+        busy_us: shared.busy_ns.into_inner() / 1_000,
     };
-    let diff = memory.into_diff(ledger.next_chunk);
+    finish(job, memory, ledger, stats)
+}
+
+/// Executes what speculation left over, and puts the outcome together.
+fn finish(job: &Job<'_>, memory: MultiVersion<'_>, ledger: Ledger, mut stats: ExecStats) -> BlockOutcome {
+    let diff = memory.into_diff(ledger.next_tx);
     let mut outcome = BlockOutcome { outcomes: ledger.outcomes, diff, gas_used: ledger.gas_used, stats };
     if !ledger.full && ledger.next_tx < job.txs.len() {
         let before = std::mem::take(&mut outcome.diff);
@@ -142,96 +164,93 @@ fn finish(job: &Job<'_>, memory: MultiVersion<'_>, ledger: Ledger, threads: usiz
     outcome
 }
 
-impl Shared<'_> {
-    fn work(&self) {
+impl<P: Pace> Shared<'_, P> {
+    fn work(&self, thread: usize) {
+        let _presence = Presence { schedule: &self.schedule, pace: self.pace, thread };
+        let step = || self.pace.step(thread);
         let mut runner = ChunkRunner::new(self.job, self.memory);
-        while let Some((chunk, txs)) = self.take() {
-            let go_on = || !self.stop.load(Ordering::Relaxed);
-            let Some(result) = runner.run(chunk, txs, go_on) else { return };
-            self.memory.publish(chunk, &result.writes);
-            *lock(&self.finished[chunk]) = Some(Box::new(result));
-            self.commit_ready(&mut runner);
+        step();
+        while let Some(chunk) = self.schedule.take(|| self.pace.idle(thread)) {
+            let go_on = || {
+                step();
+                !self.schedule.stopped()
+            };
+            let started = self.pace.now_ns();
+            let lanes = self.schedule.lanes.of_txs(chunk.txs.clone());
+            let result = runner.run(&chunk, lanes, go_on);
+            self.book(&mut runner);
+            let Some(mut result) = result else { break };
+            step();
+            self.publish(&result);
+            result.spent_ns = self.pace.now_ns().saturating_sub(started);
+            *lock(&self.finished[chunk.txs.start]) = Some(Box::new(result));
+            self.schedule.publish(chunk.txs);
+            step();
+            self.commit_ready(&mut runner, &step);
         }
     }
 
-    /// The next chunk: its number and its transactions.
-    fn take(&self) -> Option<(usize, Range<usize>)> {
-        if self.stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let most = self.chunk_txs.load(Ordering::Relaxed);
-        let mut cursor = lock(&self.cursor);
-        let start = cursor.next_tx;
-        if start >= self.job.txs.len() {
-            return None;
-        }
-        let mut end = start;
-        let mut gas = 0u64;
-        while end < self.job.txs.len() && end - start < most {
-            gas = gas.saturating_add(self.job.txs[end].gas_limit());
-            if end > start && gas > CHUNK_GAS_MAX {
-                break;
-            }
-            end += 1;
-        }
-        let chunk = cursor.next_chunk;
-        cursor.next_tx = end;
-        cursor.next_chunk += 1;
-        Some((chunk, start..end))
+    /// Adds up what the thread has done since it last did so.
+    fn book(&self, runner: &mut ChunkRunner<'_>) {
+        let Tally { executions, busy_ns } = std::mem::take(&mut runner.tally);
+        self.executions.fetch_add(executions, Ordering::Relaxed);
+        self.busy_ns.fetch_add(busy_ns, Ordering::Relaxed);
     }
 
-    fn is_finished(&self, chunk: usize) -> bool {
-        self.finished.get(chunk).is_some_and(|slot| lock(slot).is_some())
+    fn publish(&self, result: &ChunkResult) {
+        let lanes = self.schedule.lanes.of_txs(result.txs.clone());
+        self.memory.publish(result.txs.start, &result.writes, lanes);
+    }
+
+    fn is_finished(&self, tx: usize) -> bool {
+        self.finished.get(tx).is_some_and(|slot| lock(slot).is_some())
     }
 
     /// Commits all finished chunks that are next in order, unless another thread is at it.
-    fn commit_ready(&self, runner: &mut ChunkRunner<'_>) {
+    fn commit_ready(&self, runner: &mut ChunkRunner<'_>, step: &impl Fn()) {
         loop {
             let Ok(mut ledger) = self.ledger.try_lock() else { return };
-            while !self.stop.load(Ordering::Relaxed) {
-                let Some(slot) = self.finished.get(ledger.next_chunk) else { break };
+            while !self.schedule.stopped() {
+                let Some(slot) = self.finished.get(ledger.next_tx) else { break };
                 let Some(result) = lock(slot).take() else { break };
-                self.commit(&mut ledger, *result, runner);
+                step();
+                self.commit(&mut ledger, *result, runner, step);
             }
-            let next = ledger.next_chunk;
+            let next = ledger.next_tx;
             drop(ledger);
+            step();
             // A chunk that was finished while the ledger was held has nobody else to commit it.
-            if self.stop.load(Ordering::Relaxed) || !self.is_finished(next) {
+            if self.schedule.stopped() || !self.is_finished(next) {
                 return;
             }
         }
     }
 
-    fn commit(&self, ledger: &mut Ledger, mut result: ChunkResult, runner: &mut ChunkRunner<'_>) {
-        let chunk = ledger.next_chunk;
-        let count = (result.txs.end - result.txs.start) as u64;
-        ledger.executions += count;
-        ledger.window_txs += count;
-        ledger.busy_ns += result.spent_ns;
-        ledger.window_first_ns += result.spent_ns;
-        if let Some(stale) = result.first_stale(self.memory, chunk) {
+    fn commit(&self, ledger: &mut Ledger, mut result: ChunkResult, runner: &mut ChunkRunner<'_>, step: &impl Fn()) {
+        ledger.window.chunks += 1;
+        ledger.window.txs += result.txs.len() as u64;
+        ledger.window.first_ns += result.spent_ns;
+        if let Some(stale) = result.first_stale(self.memory) {
             let again = (result.txs.end - stale) as u64;
-            self.memory.retract(chunk, &result.writes);
-            let started = Instant::now();
-            result = runner.rerun(chunk, result, stale);
-            let spent = started.elapsed().as_nanos() as u64;
-            ledger.busy_ns += spent;
-            ledger.window_again_ns += spent;
-            self.memory.publish(chunk, &result.writes);
-            ledger.executions += again;
+            let started = self.pace.now_ns();
+            self.memory.retract(result.txs.start, &result.writes);
+            result = runner.rerun(result, stale, step);
+            self.book(runner);
+            self.publish(&result);
+            ledger.window.again_ns += self.pace.now_ns().saturating_sub(started);
             ledger.reexecuted += again;
             ledger.aborted += 1;
-            ledger.window_stale += again;
+            ledger.window.stale += again;
         }
-        self.enter(ledger, chunk, result);
-        ledger.next_chunk += 1;
-        if ledger.window_txs >= WINDOW_TXS {
-            self.adapt(ledger);
+        self.enter(ledger, result);
+        if ledger.window.txs >= WINDOW_TXS {
+            let uncommitted = self.job.txs.len() - ledger.next_tx;
+            self.adapt(&std::mem::take(&mut ledger.window), uncommitted);
         }
     }
 
     /// Enters a true chunk into the ledger, as far as the block's gas goes.
-    fn enter(&self, ledger: &mut Ledger, chunk: usize, mut result: ChunkResult) {
+    fn enter(&self, ledger: &mut Ledger, mut result: ChunkResult) {
         let mut used = ledger.gas_used;
         let mut fits = result.txs.start;
         for (tx, outcome) in self.job.txs[result.txs.clone()].iter().zip(&result.outcomes) {
@@ -244,11 +263,11 @@ impl Shared<'_> {
             fits += 1;
         }
         if fits < result.txs.end {
-            self.memory.retract(chunk, &result.writes);
+            self.memory.retract(result.txs.start, &result.writes);
             result.truncate(fits);
-            self.memory.publish(chunk, &result.writes);
+            self.publish(&result);
             ledger.full = true;
-            self.stop.store(true, Ordering::Relaxed);
+            self.schedule.stop();
         }
         for (outcome, writes) in result.outcomes.iter().zip(&result.writes) {
             if let Outcome::Executed(executed) = outcome {
@@ -260,23 +279,47 @@ impl Shared<'_> {
         ledger.outcomes.append(&mut result.outcomes);
     }
 
-    /// Shrinks or grows the chunks. Gives speculation up when it costs more than it brings: first executions
-    /// share the threads, repeated ones run one after the other. (A repeated claim finds its signatures in
-    /// the cache, so that speculation can pay even where everything conflicts.)
-    fn adapt(&self, ledger: &mut Ledger) {
-        let size = self.chunk_txs.load(Ordering::Relaxed);
-        let stale_percent = ledger.window_stale * 100 / ledger.window_txs;
-        let loses = ledger.window_again_ns * self.threads > ledger.window_first_ns * (self.threads - 1);
-        match stale_percent {
-            0 => self.chunk_txs.store((size * 2).min(CHUNK_TXS_MAX), Ordering::Relaxed),
-            1..=10 => {}
-            _ if size > 1 => self.chunk_txs.store(1, Ordering::Relaxed),
-            _ if loses => self.stop.store(true, Ordering::Relaxed),
-            _ => {}
+    /// Shrinks or grows the chunks, and gives speculation up where it does not pay, now or with the least chunks.
+    fn adapt(&self, window: &Window, uncommitted: usize) {
+        let (untaken, threads) = self.schedule.outlook();
+        let size = self.schedule.chunk_txs();
+        let conflicts = window.stale * 10 > window.txs;
+        let pays = if conflicts && size > 1 {
+            window.with_least_chunks().pays(untaken, uncommitted, threads)
+        } else {
+            window.pays(untaken, uncommitted, threads)
+        };
+        if !pays && self.schedule.threads() > 1 {
+            self.schedule.stop();
+        } else if conflicts {
+            self.schedule.resize(1);
+        } else if window.stale == 0 && size < CHUNK_TXS_MAX {
+            self.schedule.resize(size * 2);
+            self.memory.reserve(self.job.txs.len() * 2);
         }
-        ledger.window_txs = 0;
-        ledger.window_stale = 0;
-        ledger.window_first_ns = 0;
-        ledger.window_again_ns = 0;
+    }
+}
+
+impl Window {
+    /// Whether speculation is quicker than one thread alone. First executions and commits share as many threads
+    /// as the lanes allow, repeated executions run one after the other; one thread alone needs no bookkeeping,
+    /// but begins at the last committed transaction. (A repeated claim finds its signatures in the cache, so that
+    /// speculation can pay even where everything conflicts.)
+    fn pays(&self, untaken: usize, uncommitted: usize, threads: f64) -> bool {
+        let alone = self.alone_ns() as f64;
+        let shared = (self.first_ns + COMMIT_TX_NS * self.txs + COMMIT_CHUNK_NS * self.chunks) as f64;
+        // A thread that was put to sleep while it repeated something says nothing about the work.
+        let again = self.again_ns.min(self.first_ns * self.stale / self.txs) as f64;
+        shared / threads * untaken as f64 + again * uncommitted as f64 <= alone * PAYS_BELOW * uncommitted as f64
+    }
+
+    fn alone_ns(&self) -> u64 {
+        self.first_ns.saturating_sub(TX_OVERHEAD_NS * self.txs + CHUNK_OVERHEAD_NS * self.chunks)
+    }
+
+    /// The same work in chunks of one transaction, at best: without conflicts.
+    fn with_least_chunks(&self) -> Self {
+        let first_ns = self.alone_ns() + (TX_OVERHEAD_NS + CHUNK_OVERHEAD_NS) * self.txs;
+        Self { chunks: self.txs, txs: self.txs, stale: 0, first_ns, again_ns: 0 }
     }
 }

@@ -1,28 +1,59 @@
 //! What the chunks of a block have written so far, by chunk, for readers on every thread.
 //!
-//! A chunk reads the newest value that an earlier chunk has published, committed or not. Nothing here
-//! says whether that value is final: every read is compared again when its chunk is committed.
+//! A chunk reads the newest value that its view shows, committed or not. Nothing here says whether that value
+//! is final: every read is compared again when its chunk is committed.
 
 use super::overlay::credited;
 use crate::state::{Diff, Info, Slot, State, Writes};
 use alloy_primitives::{
     Address, B256, U256,
-    map::{AddressMap, B256Map, DefaultHashBuilder, HashMap},
+    map::{AddressMap, B256Map, HashMap},
 };
 use revm::bytecode::Bytecode;
-use std::{
-    hash::BuildHasher,
-    sync::{Mutex, RwLock},
-};
+use std::sync::{Mutex, RwLock};
 
 /// Enough that eight threads rarely meet at one lock.
 const SHARDS: usize = 64;
 
-/// Values of one key by the chunk that wrote them. Most keys have one, which needs no allocation.
+/// Which of the values written so far a reader sees. A chunk is named by its first transaction.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Nothing of this chunk and of later ones.
+    before: usize,
+    /// Of chunks from here on only what these lanes wrote.
+    horizon: usize,
+    lanes: Vec<u32>,
+}
+
+impl View {
+    /// Everything before a chunk.
+    pub fn all(before: usize) -> Self {
+        Self { before, horizon: before, lanes: Vec::new() }
+    }
+
+    /// Everything before the horizon, and from there up to the chunk what its own lanes wrote.
+    pub fn of(before: usize, horizon: usize, lanes: &[u32]) -> Self {
+        Self { before, horizon, lanes: lanes.to_vec() }
+    }
+
+    fn shows<V>(&self, version: &Version<V>) -> bool {
+        version.chunk < self.horizon || self.lanes.contains(&version.lane)
+    }
+}
+
+/// A value, the chunk that wrote it, and the lane of the transaction that did.
+#[derive(Clone, Copy)]
+struct Version<V> {
+    chunk: usize,
+    lane: u32,
+    value: V,
+}
+
+/// Values of one key. Most keys have one, which needs no allocation.
 struct Versions<V> {
-    last: Option<(usize, V)>,
-    /// Rising, all below `last`.
-    older: Vec<(usize, V)>,
+    last: Option<Version<V>>,
+    /// Rising by chunk, all below `last`.
+    older: Vec<Version<V>>,
 }
 
 impl<V> Default for Versions<V> {
@@ -32,31 +63,35 @@ impl<V> Default for Versions<V> {
 }
 
 impl<V: Copy> Versions<V> {
-    fn newest(&self, before: usize) -> Option<V> {
-        let earlier = || self.older.iter().rev().find(|(chunk, _)| *chunk < before);
-        self.last.as_ref().filter(|(chunk, _)| *chunk < before).or_else(earlier).map(|(_, value)| *value)
+    fn newest(&self, view: &View) -> Option<V> {
+        let last = self.last.as_ref()?;
+        if last.chunk < view.before && view.shows(last) {
+            return Some(last.value);
+        }
+        let earlier = &self.older[..self.older.partition_point(|version| version.chunk < view.before)];
+        earlier.iter().rev().find(|version| view.shows(version)).map(|version| version.value)
     }
 
-    fn put(&mut self, chunk: usize, value: V) {
+    fn put(&mut self, version: Version<V>) {
         match &mut self.last {
-            None => self.last = Some((chunk, value)),
-            Some((held, old)) if *held == chunk => *old = value,
-            Some(last) if last.0 < chunk => {
+            None => self.last = Some(version),
+            Some(last) if last.chunk == version.chunk => *last = version,
+            Some(last) if last.chunk < version.chunk => {
                 self.older.push(*last);
-                *last = (chunk, value);
+                *last = version;
             }
-            Some(_) => match self.older.binary_search_by_key(&chunk, |(held, _)| *held) {
-                Ok(at) => self.older[at].1 = value,
-                Err(at) => self.older.insert(at, (chunk, value)),
+            Some(_) => match self.older.binary_search_by_key(&version.chunk, |held| held.chunk) {
+                Ok(at) => self.older[at] = version,
+                Err(at) => self.older.insert(at, version),
             },
         }
     }
 
     fn retract(&mut self, chunk: usize) {
-        if self.last.as_ref().is_some_and(|(held, _)| *held == chunk) {
+        if self.last.as_ref().is_some_and(|last| last.chunk == chunk) {
             self.last = self.older.pop();
-        } else {
-            self.older.retain(|(held, _)| *held != chunk);
+        } else if let Ok(at) = self.older.binary_search_by_key(&chunk, |held| held.chunk) {
+            self.older.remove(at);
         }
     }
 }
@@ -81,49 +116,55 @@ pub struct MultiVersion<'a> {
     earned: Mutex<Coinbase>,
     shards: Box<[RwLock<Shard>]>,
     codes: RwLock<B256Map<Bytecode>>,
-    hasher: DefaultHashBuilder,
 }
 
 impl<'a> MultiVersion<'a> {
-    /// `keys` is about how many accounts, and how many slots, will be written.
-    pub fn new(state: &'a State, coinbase: Address, keys: usize) -> Self {
-        let room = keys / SHARDS + 4;
-        let shard = || {
-            let mut shard = Shard::default();
-            shard.infos.reserve(room);
-            shard.slots.reserve(room);
-            RwLock::new(shard)
-        };
+    pub fn new(state: &'a State, coinbase: Address) -> Self {
         Self {
             state,
             coinbase,
             earned: Mutex::new(Coinbase { info: state.info(&coinbase), rewards: U256::ZERO }),
-            shards: (0..SHARDS).map(|_| shard()).collect(),
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             codes: RwLock::default(),
-            hasher: DefaultHashBuilder::default(),
         }
     }
 
-    fn shard(&self, key: impl std::hash::Hash) -> &RwLock<Shard> {
-        &self.shards[(self.hasher.hash_one(key) >> 32) as usize % SHARDS]
+    /// Makes room for about this many accounts, and slots, in all: a map that grows step by step costs more.
+    pub fn reserve(&self, keys: usize) {
+        let room = keys / SHARDS + 4;
+        for shard in &self.shards {
+            let mut shard = shard.write().expect("no panic holds a shard");
+            let (infos, slots) = (room.saturating_sub(shard.infos.len()), room.saturating_sub(shard.slots.len()));
+            shard.infos.reserve(infos);
+            shard.slots.reserve(slots);
+        }
     }
 
-    /// The account as chunk `before` sees it now.
-    pub fn info(&self, address: &Address, before: usize) -> Option<Info> {
+    /// Addresses and the slots of mappings are hashes already, and a bad spread only makes threads wait.
+    fn account_shard(&self, address: &Address) -> &RwLock<Shard> {
+        &self.shards[usize::from(address[19]) % SHARDS]
+    }
+
+    fn slot_shard(&self, (address, key): &Slot) -> &RwLock<Shard> {
+        &self.shards[(usize::from(address[19]) ^ key.as_limbs()[0] as usize) % SHARDS]
+    }
+
+    /// The account as it is seen now.
+    pub fn info(&self, address: &Address, view: &View) -> Option<Info> {
         if *address == self.coinbase {
             let earned = crate::chain::lock(&self.earned);
             return credited(earned.info, earned.rewards);
         }
-        let shard = self.shard(address).read().expect("no panic holds a shard");
-        let found = shard.infos.get(address).and_then(|versions| versions.newest(before));
+        let shard = self.account_shard(address).read().expect("no panic holds a shard");
+        let found = shard.infos.get(address).and_then(|versions| versions.newest(view));
         drop(shard);
         found.unwrap_or_else(|| self.state.info(address))
     }
 
-    /// The storage word as chunk `before` sees it now.
-    pub fn slot(&self, slot: &Slot, before: usize) -> U256 {
-        let shard = self.shard(slot).read().expect("no panic holds a shard");
-        let found = shard.slots.get(slot).and_then(|versions| versions.newest(before));
+    /// The storage word as it is seen now.
+    pub fn slot(&self, slot: &Slot, view: &View) -> U256 {
+        let shard = self.slot_shard(slot).read().expect("no panic holds a shard");
+        let found = shard.slots.get(slot).and_then(|versions| versions.newest(view));
         drop(shard);
         found.unwrap_or_else(|| self.state.slot(slot))
     }
@@ -135,21 +176,21 @@ impl<'a> MultiVersion<'a> {
         self.codes.read().expect("no panic holds the codes").get(hash).cloned()
     }
 
-    /// Makes the writes of a chunk's transactions, in their order, visible to later chunks.
-    pub fn publish(&self, chunk: usize, writes: &[Writes]) {
-        writes.iter().for_each(|writes| self.publish_one(chunk, writes));
+    /// Makes the writes of a chunk's transactions, in their order and of these lanes, visible to later chunks.
+    pub fn publish(&self, chunk: usize, writes: &[Writes], lanes: &[u32]) {
+        writes.iter().zip(lanes).for_each(|(writes, lane)| self.publish_one(chunk, *lane, writes));
     }
 
-    fn publish_one(&self, chunk: usize, writes: &Writes) {
+    fn publish_one(&self, chunk: usize, lane: u32, writes: &Writes) {
         for (address, info) in &writes.infos {
             if *address != self.coinbase {
-                let mut shard = self.shard(address).write().expect("no panic holds a shard");
-                shard.infos.entry(*address).or_default().put(chunk, *info);
+                let mut shard = self.account_shard(address).write().expect("no panic holds a shard");
+                shard.infos.entry(*address).or_default().put(Version { chunk, lane, value: *info });
             }
         }
         for (slot, value) in &writes.slots {
-            let mut shard = self.shard(slot).write().expect("no panic holds a shard");
-            shard.slots.entry(*slot).or_default().put(chunk, *value);
+            let mut shard = self.slot_shard(slot).write().expect("no panic holds a shard");
+            shard.slots.entry(*slot).or_default().put(Version { chunk, lane, value: *value });
         }
         if !writes.codes.is_empty() {
             let mut codes = self.codes.write().expect("no panic holds the codes");
@@ -164,13 +205,13 @@ impl<'a> MultiVersion<'a> {
 
     fn retract_one(&self, chunk: usize, writes: &Writes) {
         for (address, _) in &writes.infos {
-            let mut shard = self.shard(address).write().expect("no panic holds a shard");
+            let mut shard = self.account_shard(address).write().expect("no panic holds a shard");
             if let Some(versions) = shard.infos.get_mut(address) {
                 versions.retract(chunk);
             }
         }
         for (slot, _) in &writes.slots {
-            let mut shard = self.shard(slot).write().expect("no panic holds a shard");
+            let mut shard = self.slot_shard(slot).write().expect("no panic holds a shard");
             if let Some(versions) = shard.slots.get_mut(slot) {
                 versions.retract(chunk);
             }
@@ -190,8 +231,9 @@ impl<'a> MultiVersion<'a> {
         earned.rewards += reward;
     }
 
-    /// The block's difference after the first `chunks` chunks, rewards included.
-    pub fn into_diff(mut self, chunks: usize) -> Diff {
+    /// The block's difference up to a chunk or transaction, rewards included.
+    pub fn into_diff(mut self, before: usize) -> Diff {
+        let view = View::all(before);
         let mut diff = Diff::default();
         let sizes = self.shards.iter_mut().map(|shard| {
             let shard = shard.get_mut().expect("no panic holds a shard");
@@ -203,12 +245,12 @@ impl<'a> MultiVersion<'a> {
         for shard in self.shards {
             let shard = shard.into_inner().expect("no panic holds a shard");
             for (address, versions) in shard.infos {
-                if let Some(info) = versions.newest(chunks) {
+                if let Some(info) = versions.newest(&view) {
                     diff.infos.insert(address, info);
                 }
             }
             for (slot, versions) in shard.slots {
-                if let Some(value) = versions.newest(chunks) {
+                if let Some(value) = versions.newest(&view) {
                     diff.slots.insert(slot, value);
                 }
             }

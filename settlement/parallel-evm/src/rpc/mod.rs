@@ -1,6 +1,7 @@
 //! JSON-RPC 2.0 in process: bytes in, bytes out. Bad input is answered, never raised.
 
 mod access;
+mod batch;
 mod call;
 mod chain_reads;
 mod dev;
@@ -42,26 +43,19 @@ pub fn handle(chain: &Chain, filters: &Filters, body: &[u8]) -> Vec<u8> {
     }
     match serde_json::from_slice::<Value>(body) {
         Err(error) => failure(Value::Null, &RpcError::new(PARSE_ERROR, format!("invalid JSON: {error}"))),
-        Ok(Value::Array(requests)) => batch(chain, filters, requests),
-        Ok(request) => answer(chain, filters, request).unwrap_or_default(),
+        Ok(Value::Array(requests)) => batch::answer(chain, filters, requests),
+        Ok(request) => Incoming::read(request).answer(chain, filters).unwrap_or_default(),
     }
 }
 
 /// The deepest nesting of brackets outside strings; cheap, and right for every valid text.
 fn nesting(body: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0usize, false, false);
-    for byte in body {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let (mut depth, mut deepest) = (0usize, 0usize);
+    let mut rest = body;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
         match byte {
-            b'"' => in_string = true,
+            b'"' => rest = behind_string(after),
             b'[' | b'{' => {
                 depth += 1;
                 deepest = deepest.max(depth);
@@ -73,63 +67,67 @@ fn nesting(body: &[u8]) -> usize {
     deepest
 }
 
-fn batch(chain: &Chain, filters: &Filters, requests: Vec<Value>) -> Vec<u8> {
-    if requests.is_empty() {
-        return failure(Value::Null, &RpcError::new(INVALID_REQUEST, "empty batch"));
-    }
-    if requests.len() > BATCH_MAX {
-        let message = format!("batch of {} requests is above the limit of {BATCH_MAX}", requests.len());
-        return failure(Value::Null, &RpcError::new(INVALID_REQUEST, message));
-    }
-    let mut out = vec![b'['];
-    for request in requests {
-        let full = out.len() > ANSWER_BYTES_MAX;
-        let part = if full { too_large(&request) } else { answer(chain, filters, request) };
-        if let Some(part) = part {
-            if out.len() > 1 {
-                out.push(b',');
-            }
-            out.extend_from_slice(&part);
+/// What follows the quote that ends a string.
+fn behind_string(mut rest: &[u8]) -> &[u8] {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
+        let quote = rest[at] == b'"';
+        rest = rest.get(at + if quote { 1 } else { 2 }..).unwrap_or_default();
+        if quote {
+            return rest;
         }
     }
-    if out.len() == 1 {
-        return Vec::new();
-    }
-    out.push(b']');
-    out
+    &[]
 }
 
-fn too_large(request: &Value) -> Option<Vec<u8>> {
-    let id = request.get("id").cloned()?;
-    Some(failure(id, &RpcError::limit(format!("the batch's answer is above {ANSWER_BYTES_MAX} bytes"))))
+/// One request as it came in.
+enum Incoming {
+    /// Not a request at all; it is answered whether it has an id or not.
+    Invalid { id: Value, message: &'static str },
+    /// Without an id it is a notification: done, and not answered.
+    Call { id: Option<Value>, method: String, params: Result<Params> },
 }
 
-/// Answers one request; None for a notification.
-fn answer(chain: &Chain, filters: &Filters, request: Value) -> Option<Vec<u8>> {
-    let invalid = |id: Value, message: &str| Some(failure(id, &RpcError::new(INVALID_REQUEST, message)));
-    let Value::Object(mut request) = request else {
-        return invalid(Value::Null, "a request is a JSON object");
-    };
-    let id = request.remove("id");
-    if !matches!(id, None | Some(Value::Null | Value::Number(_) | Value::String(_))) {
-        return invalid(Value::Null, "id must be a number, a string or null");
+impl Incoming {
+    fn read(request: Value) -> Self {
+        let invalid = |id: Value, message| Self::Invalid { id, message };
+        let Value::Object(mut request) = request else {
+            return invalid(Value::Null, "a request is a JSON object");
+        };
+        let id = request.remove("id");
+        if !matches!(id, None | Some(Value::Null | Value::Number(_) | Value::String(_))) {
+            return invalid(Value::Null, "id must be a number, a string or null");
+        }
+        if request.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
+            return invalid(id.unwrap_or_default(), "jsonrpc must be \"2.0\"");
+        }
+        let Some(Value::String(method)) = request.remove("method") else {
+            return invalid(id.unwrap_or_default(), "method must be a string");
+        };
+        let params = match request.remove("params") {
+            None | Some(Value::Null) => Ok(Params::new(Vec::new())),
+            Some(Value::Array(params)) => Ok(Params::new(params)),
+            Some(_) => Err(RpcError::params("params must be an array")),
+        };
+        Self::Call { id, method, params }
     }
-    let shown = id.clone().unwrap_or_default();
-    if request.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
-        return invalid(shown, "jsonrpc must be \"2.0\"");
+
+    /// Does what is asked; None for a notification.
+    fn answer(self, chain: &Chain, filters: &Filters) -> Option<Vec<u8>> {
+        match self {
+            Self::Invalid { id, message } => Some(failure(id, &RpcError::new(INVALID_REQUEST, message))),
+            Self::Call { id, method, params } => {
+                render_result(id, params.and_then(|params| dispatch(chain, filters, &method, params)))
+            }
+        }
     }
-    let Some(Value::String(method)) = request.remove("method") else {
-        return invalid(shown, "method must be a string");
-    };
-    let result = match request.remove("params") {
-        None | Some(Value::Null) => dispatch(chain, filters, &method, Params::new(Vec::new())),
-        Some(Value::Array(params)) => dispatch(chain, filters, &method, Params::new(params)),
-        Some(_) => Err(RpcError::params("params must be an array")),
-    };
-    id.as_ref()?;
+}
+
+/// The answer to a call; None for a notification.
+fn render_result(id: Option<Value>, result: Result<Value>) -> Option<Vec<u8>> {
+    let id = id?;
     Some(match result {
-        Ok(value) => render_answer(&json!({"jsonrpc": "2.0", "id": shown, "result": value})),
-        Err(error) => failure(shown, &error),
+        Ok(value) => render_answer(&json!({"jsonrpc": "2.0", "id": id, "result": value})),
+        Err(error) => failure(id, &error),
     })
 }
 
@@ -177,7 +175,7 @@ fn dispatch(chain: &Chain, filters: &Filters, method: &str, params: Params) -> R
         "eth_maxPriorityFeePerGas" => fees::priority_fee(chain),
         "eth_blobBaseFee" => Ok(json!("0x1")),
         "eth_feeHistory" => fees::history(chain, params),
-        "eth_sendRawTransaction" => chain_reads::send_raw(chain, params),
+        batch::SEND_RAW => chain_reads::send_raw(chain, params),
         "eth_getLogs" => logs::get(chain, params),
         "eth_newFilter" => filters::new_log(chain, filters, params),
         "eth_newBlockFilter" => filters::new_block(chain, filters),

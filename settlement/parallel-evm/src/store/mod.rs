@@ -5,9 +5,10 @@
 pub mod codec;
 mod log;
 mod recover;
+mod segments;
 mod snapshot;
 
-pub use recover::{Recovered, open};
+pub use recover::{Begun, Expected, OpenError, Recovered, open};
 
 use crate::{
     block::Block,
@@ -16,30 +17,43 @@ use crate::{
     state::Diff,
     tx::SignedTx,
 };
-use alloy_primitives::B256;
 use log::{Kind, LogFile};
+use snapshot::Origin;
 use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// The log is read at every start: a snapshot makes it short again. Larger states are written less often.
 const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Older snapshots that are kept beside the newest.
+/// The newest and the one before it, which is used when the newest cannot be read.
 const SNAPSHOTS_KEPT: usize = 2;
 
 /// The files of an open chain.
 pub struct Store {
     dir: PathBuf,
-    genesis: B256,
+    origin: Origin,
     log: Mutex<LogFile>,
     /// One sync at a time; the others find that it covered their records too.
     syncing: Mutex<()>,
+    syncs: AtomicU64,
     snapshot_bytes: Mutex<u64>,
+    keep_logs: bool,
     /// Held for the life of the store: one process per directory.
     _lock: File,
+}
+
+fn failed(path: &Path, error: &io::Error) -> String {
+    format!("cannot open {}: {error}", path.display())
+}
+
+fn damaged(path: &Path, reason: &str) -> String {
+    format!("{} is damaged: {reason}", path.display())
 }
 
 fn stopped(reason: &str) -> RpcError {
@@ -104,6 +118,7 @@ impl Store {
             log.sync_handle().map_err(|error| stopped(&error.to_string()))?
         };
         let synced = file.sync_data();
+        self.syncs.fetch_add(1, Ordering::Relaxed);
         let mut log = lock(&self.log);
         match synced {
             Ok(()) => {
@@ -116,6 +131,11 @@ impl Store {
                 Err(stopped(&reason))
             }
         }
+    }
+
+    /// Syncs of the log since it was opened.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
     }
 
     /// Whether the log has grown enough for a new snapshot.
@@ -131,16 +151,33 @@ impl Store {
         let _turn = lock(&self.syncing);
         // Where this fails (a full disk), the next attempt waits until the log has grown again.
         *lock(&self.snapshot_bytes) = lock(&self.log).len();
-        let size =
-            snapshot::write(&snapshot_path(&self.dir, block.number()), self.genesis, block, &head.blocks, &head.state)?;
+        let path = snapshot_path(&self.dir, block.number());
+        let size = snapshot::write(&path, &self.origin, block, &head.blocks, &head.state)?;
         let records: Vec<_> = waiting.map(|tx| (Kind::Tx, codec::encode_tx(tx))).collect();
         let fresh = LogFile::create(&log_path(&self.dir, block.number()), &records)?;
         *lock(&self.log) = fresh;
         *lock(&self.snapshot_bytes) = size;
-        for (number, path) in recover::numbered(&self.dir, "state-", ".snap")?.into_iter().rev().skip(SNAPSHOTS_KEPT) {
-            if number != block.number() {
-                fs::remove_file(path)?;
+        self.prune(head.blocks.oldest_number())
+    }
+
+    /// Deletes snapshots that newer ones replace, and logs that neither the oldest of these nor the history that
+    /// is held needs. The oldest goes first, and for good, so that a crash leaves no gap.
+    fn prune(&self, oldest_held: u64) -> io::Result<()> {
+        let mut snapshots = recover::numbered(&self.dir, "state-", ".snap")?;
+        let kept = snapshots.split_off(snapshots.len().saturating_sub(SNAPSHOTS_KEPT));
+        for (_, path) in snapshots {
+            fs::remove_file(path)?;
+        }
+        let logs = recover::numbered(&self.dir, "log-", ".bin")?;
+        let Some((base, _)) = kept.first().filter(|_| !self.keep_logs) else { return Ok(()) };
+        for pair in logs.windows(2) {
+            // A log's last block is the one that the next is named after.
+            let ((_, path), (last, _)) = (&pair[0], &pair[1]);
+            if last > base || *last >= oldest_held {
+                break;
             }
+            fs::remove_file(path)?;
+            sync_dir(path)?;
         }
         Ok(())
     }

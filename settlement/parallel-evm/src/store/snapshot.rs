@@ -1,13 +1,12 @@
 //! The whole state after one block, in one checksummed file.
 
 use super::codec::{Malformed, Reader, Writer, get_header, put_header};
-use crate::{
-    block::Block,
-    blocks::Blocks,
-    state::{Diff, State},
-};
+use crate::{block::Block, blocks::Blocks, state::State};
 use alloy_consensus::Header;
-use alloy_primitives::{B256, Bytes};
+use alloy_primitives::{
+    B256, Bytes,
+    map::{AddressMap, B256Map, HashMap},
+};
 use revm::bytecode::Bytecode;
 use std::{
     fs::File,
@@ -15,13 +14,28 @@ use std::{
     path::Path,
 };
 
-const MAGIC: &[u8; 8] = b"PEvSnap1";
+const MAGIC: &[u8; 8] = b"PEvSnap2";
+/// The form before it named the genesis by its hash only.
+const MAGIC_1: &[u8; 8] = b"PEvSnap1";
+/// Address, nonce, balance, code hash.
+const ACCOUNT_BYTES: usize = 20 + 8 + 32 + 32;
+/// Address, key, value.
+const SLOT_BYTES: usize = 20 + 32 + 32;
 /// Written out in pieces of this size, so that a large state needs no second copy in memory.
 const PIECE: usize = 1 << 20;
+
+/// The first block of the chain, and the document that it was made from.
+#[derive(Clone)]
+pub struct Origin {
+    pub digest: B256,
+    pub header: Header,
+}
 
 /// What a snapshot holds.
 pub struct Snapshot {
     pub genesis: B256,
+    /// None in the older form.
+    pub origin: Option<Origin>,
     pub header: Header,
     /// Hashes of the blocks before it and its own, for BLOCKHASH.
     pub hashes: Vec<(u64, B256)>,
@@ -47,13 +61,14 @@ impl<W: Write> Summed<W> {
 }
 
 /// Writes the state after the head block, durable when this returns. Returns the size.
-pub fn write(path: &Path, genesis: B256, head: &Block, blocks: &Blocks, state: &State) -> io::Result<u64> {
+pub fn write(path: &Path, origin: &Origin, head: &Block, blocks: &Blocks, state: &State) -> io::Result<u64> {
     let mut size = 0;
     super::write_durably(path, &mut |file: &mut File| {
         let mut out = Summed { inner: BufWriter::new(file), sum: crc32fast::Hasher::new(), written: 0 };
         let mut piece = Writer(Vec::with_capacity(PIECE + 1024));
         piece.raw(MAGIC);
-        piece.raw(genesis.as_slice());
+        piece.raw(origin.digest.as_slice());
+        put_header(&mut piece, &origin.header);
         put_header(&mut piece, &head.header);
         let hashes: Vec<_> = blocks.hashes().collect();
         piece.u32(hashes.len() as u32);
@@ -96,25 +111,41 @@ pub fn read(content: &[u8]) -> Result<Snapshot, Malformed> {
         return Err("its checksum is wrong");
     }
     let mut from = Reader(body);
-    if from.raw(8)? != MAGIC {
-        return Err("it is not a snapshot of this version");
-    }
-    let genesis = from.hash()?;
+    let origin = match from.raw(8)?.first_chunk() {
+        Some(MAGIC) => Some(Origin { digest: from.hash()?, header: get_header(&mut from)? }),
+        Some(MAGIC_1) => None,
+        _ => return Err("it is not a snapshot of this version"),
+    };
+    let genesis = match &origin {
+        Some(origin) => origin.header.hash_slow(),
+        None => from.hash()?,
+    };
     let header = get_header(&mut from)?;
     let hashes = (0..from.u32()?).map(|_| Ok((from.u64()?, from.hash()?))).collect::<Result<_, Malformed>>()?;
-    let mut diff = Diff::default();
-    for _ in 0..from.u64()? {
+    let state = get_state(&mut from)?;
+    from.end()?;
+    Ok(Snapshot { genesis, origin, header, hashes, state })
+}
+
+fn get_state(from: &mut Reader<'_>) -> Result<State, Malformed> {
+    // What is left of the file bounds the room that a count may ask for.
+    let room = |count: u64, from: &Reader<'_>, each: usize| (count as usize).min(from.0.len() / each);
+    let (mut accounts, mut slots, mut codes) = (AddressMap::default(), HashMap::default(), B256Map::default());
+    let count = from.u64()?;
+    accounts.reserve(room(count, from, ACCOUNT_BYTES));
+    for _ in 0..count {
         let address = from.address()?;
-        diff.infos.insert(address, Some(from.info()?));
+        accounts.insert(address, from.info()?);
     }
-    for _ in 0..from.u64()? {
+    let count = from.u64()?;
+    slots.reserve(room(count, from, SLOT_BYTES));
+    for _ in 0..count {
         let slot = (from.address()?, from.word()?);
-        diff.slots.insert(slot, from.word()?);
+        slots.insert(slot, from.word()?);
     }
     for _ in 0..from.u64()? {
         let code = Bytecode::new_legacy(Bytes::copy_from_slice(from.bytes()?));
-        diff.codes.insert(code.hash_slow(), code);
+        codes.insert(code.hash_slow(), code);
     }
-    from.end()?;
-    Ok(Snapshot { genesis, header, hashes, state: State::from_whole(diff) })
+    Ok(State::of(accounts, slots, codes))
 }

@@ -1,15 +1,21 @@
 //! Blocks for tests: unsigned stand-ins for transactions, small contracts, seeded randomness.
 #![allow(dead_code)]
 
+pub mod blocks;
+pub mod turns;
+
 use alloy_consensus::{SignableTransaction, TxEip1559};
 use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, hex, keccak256};
 use parallel_evm::{
+    chain::{Chain, Config},
     exec::BlockContext,
+    genesis::Genesis,
     state::{Diff, Info, State},
     tx::{Envelope, SignedTx},
 };
 use revm::{bytecode::Bytecode, primitives::hardfork::SpecId};
+use secp256k1::{Message, SECP256K1, SecretKey};
 use std::sync::Arc;
 
 /// xorshift64*: seeded, without dependencies.
@@ -74,7 +80,14 @@ pub mod code {
     pub const SELF_DESTROYER: &str = "33ff";
     /// Notes the balance of the address in the call's data.
     pub const BALANCE_READER: &str = "5f35313355";
-    pub const ALL: [&str; 10] = [
+    /// (key, amount): adds to the word under the key, counts the caller's calls, logs; like a claim for a receiver.
+    pub const CLAIMS: &str = "6020355f3554015f355533546001013355\
+5f5fa0";
+    /// Creates with CREATE2 and salt 0 from the call's data, and calls what it created.
+    pub const KILLER: &str = "365f5f375f365f34f55f5f5f5f5f855af1013355";
+    /// Notes the size and the hash of the code at the address in the call's data.
+    pub const CODE_READER: &str = "5f353b5f353f013355";
+    pub const ALL: [&str; 13] = [
         TOKEN,
         COUNTER,
         COINBASE_READER,
@@ -85,9 +98,14 @@ pub mod code {
         FACTORY2,
         SELF_DESTROYER,
         BALANCE_READER,
+        CLAIMS,
+        KILLER,
+        CODE_READER,
     ];
 
     /// Init codes: destroy at once, to the fee recipient, deploy a coinbase reader, deploy nothing, revert.
+    /// Deploys what counts its calls in slot 0 and then destroys itself in favour of the caller.
+    pub const MORTAL: &str = "6860015f54015f5533ff5f5260096017f3";
     pub const INITS: [&str; 5] = ["33ff", "41ff", "63413133555f526004601cf3", "00", "5f5ffd"];
 }
 
@@ -154,6 +172,62 @@ pub fn tx(
     let envelope = Envelope::Eip1559(fields.into_signed(signature));
     let raw: Bytes = envelope.encoded_2718().into();
     Arc::new(SignedTx { hash: keccak256(&raw), envelope, sender, raw })
+}
+
+/// A key, and the address that it signs for.
+pub fn signer(number: u64) -> (SecretKey, Address) {
+    let secret = SecretKey::from_byte_array(keccak256(number.to_le_bytes()).0).expect("a valid key");
+    let public = secret.public_key(SECP256K1).serialize_uncompressed();
+    (secret, Address::from_slice(&keccak256(&public[1..])[12..]))
+}
+
+/// Raw bytes of a signed transfer of coins, for a base fee of 1 gwei.
+pub fn signed_transfer(number: u64, nonce: u64, to: Address, value: u64) -> Vec<u8> {
+    let fields = TxEip1559 {
+        chain_id: 31402,
+        nonce,
+        gas_limit: 21_000,
+        max_fee_per_gas: 2_000_000_000,
+        max_priority_fee_per_gas: 1,
+        to: TxKind::Call(to),
+        value: U256::from(value),
+        access_list: Default::default(),
+        input: Bytes::new(),
+    };
+    let digest = Message::from_digest(fields.signature_hash().0);
+    let (id, rs) = SECP256K1.sign_ecdsa_recoverable(digest, &signer(number).0).serialize_compact();
+    let signature = Signature::from_bytes_and_parity(&rs, i32::from(id) == 1);
+    Envelope::Eip1559(fields.into_signed(signature)).encoded_2718()
+}
+
+/// A genesis document in which the first signers hold a coin each.
+pub fn signers_genesis(signers: u64) -> Genesis {
+    let alloc: serde_json::Map<String, serde_json::Value> = (0..signers)
+        .map(|number| (hex::encode(signer(number).1), serde_json::json!({"balance": "0xde0b6b3a7640000"})))
+        .collect();
+    Genesis::parse(&serde_json::json!({"alloc": alloc}).to_string()).expect("a genesis")
+}
+
+pub fn config(genesis: &Genesis) -> Config {
+    Config {
+        chain_id: 31402,
+        spec: SpecId::CANCUN,
+        gas_limit: genesis.gas_limit,
+        coinbase: Address::ZERO,
+        fixed_base_fee: true,
+        auto_mine: false,
+        dev: false,
+        threads: 2,
+    }
+}
+
+/// Hashes of what waits: the executable ones in their order, and all of them sorted.
+pub fn waiting(chain: &Chain) -> (Vec<B256>, Vec<B256>) {
+    let pool = chain.pool();
+    let executable = pool.executable(1_000_000_000, usize::MAX).iter().map(|tx| tx.hash).collect();
+    let mut all: Vec<B256> = pool.in_order().iter().map(|tx| tx.hash).collect();
+    all.sort_unstable();
+    (executable, all)
 }
 
 /// Call data of the token.
