@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 EVM := settlement/parallel-evm
 EVM_SOURCES := $(shell find $(EVM)/src -name '*.rs' 2>/dev/null) $(wildcard $(EVM)/*.toml $(EVM)/*.lock $(EVM)/*.pyi)
+WEB := gateway/web
+WEB_SOURCES := $(shell find $(WEB)/ui -type f -not -path '*/node_modules/*' 2>/dev/null)
 
-.PHONY: help demo test lint bench setup setup-dev clean
+.PHONY: help demo test lint bench crash screenshots web setup setup-dev clean
 help:
 	@echo "make demo [ARGS=\"--duration 60\"]   devices, payments, settlement: everything on this machine"
 	@echo "make test                           every check and test, set-up included"
 	@echo "make lint                           formatting, types and layers only"
 	@echo "make bench [SUITE=first_payment]    measure; table on the terminal, JSON in benchmarks/results/"
+	@echo "make screenshots                    the pictures of the documentation, from a running demo"
+	@echo "make crash [N=200] [SEED=1]         kill a gateway N times; fails if a unit is ever lost or paid twice"
 
 demo: setup
 	@$(BIN)/metergate demo $(ARGS)
@@ -26,8 +30,11 @@ lint: setup-dev
 bench: setup-dev
 	@$(BIN)/python -m benchmarks $(if $(SUITE),--suite $(SUITE))
 
-setup: $(VENV)/.package
-setup-dev: $(VENV)/.dev $(VENV)/.package $(VENV)/.system
+crash: setup-dev
+	@$(BIN)/python -m tests.crash --kills $(or $(N),200) $(if $(SEED),--seed $(SEED))
+
+setup: $(VENV)/.package web
+setup-dev: $(VENV)/.dev $(VENV)/.package $(VENV)/.system $(WEB)/dist/index.html
 
 $(VENV)/.python:
 	@$(PYTHON) .ci/check_python.py
@@ -58,9 +65,21 @@ $(VENV)/.package: pyproject.toml firmware-sim/pyproject.toml $(VENV)/.evm | $(VE
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e firmware-sim >&2
 	@touch $@
 
-$(VENV)/.system: package-lock.json .ci/system | $(VENV)/.python
+$(VENV)/.system: package-lock.json .ci/system .ci/node | $(VENV)/.python
 	@.ci/system $(BIN)
 	@touch $@
 
+# The demo starts without the pages, too: it then says so on `/`. The tests want them.
+web: | $(VENV)/.runtime
+	@$(MAKE) -s --no-print-directory $(WEB)/dist/index.html || echo "metergate: going on without the dashboard's pages" >&2
+
+$(WEB)/dist/index.html: $(WEB_SOURCES) .ci/web .ci/node | $(VENV)/.runtime
+	@echo "== building the dashboard's pages" >&2
+	@.ci/web $(BIN)
+	@touch $@
+
+screenshots: setup-dev
+	@$(BIN)/python -m tests.web_ui.screenshots
+
 clean:
-	rm -rf $(VENV) node_modules $(EVM)/target .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) node_modules $(WEB)/dist $(WEB)/ui/node_modules $(EVM)/target .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,9 +9,10 @@ from benchmarks.execution import EXECUTION
 from benchmarks.first_payment import FIRST_PAYMENT
 from benchmarks.fresh_clone import FRESH_CLONE
 from benchmarks.machine import describe
+from benchmarks.settlement import SETTLEMENT
 from benchmarks.site import WORK
 
-SUITES = (FIRST_PAYMENT, FRESH_CLONE, EXECUTION)
+SUITES = (FIRST_PAYMENT, FRESH_CLONE, EXECUTION, SETTLEMENT)
 
 
 def main() -> int:

@@ -40,22 +40,39 @@ class Run:
     gas: dict[str, int]
 
 
-def on_chain(load: Load, threads: int, *, primed: bool = False, bodies: Sequence[bytes] = ()) -> Run:
-    """Take the transactions in and execute them in one block, in memory; with `bodies` as JSON-RPC batches.
+@dataclass(frozen=True, slots=True)
+class AnvilRun:
+    """Wall seconds until the block is there, anvil's processor seconds, and gas by transaction hash."""
 
-    `primed`: the signatures inside are known beforehand, as when the gateway has verified the vouchers itself.
+    seconds: float
+    processor: float
+    gas: dict[str, int]
+
+
+def on_chain(
+    load: Load,
+    threads: int,
+    *,
+    primed: bool = False,
+    parts: Sequence[Sequence[bytes]] = (),
+    bodies: Sequence[bytes] = (),
+) -> Run:
+    """Take the transactions in and execute them in one block, in memory.
+
+    They are handed over in one call, or part by part, or with `bodies` as JSON-RPC batches. `primed`: the
+    signatures inside are known beforehand, as when the gateway has verified the vouchers itself.
     Raises BenchmarkFailed unless every transaction was executed and succeeded.
     """
     chain = Chain(chain_id=CHAIN_ID, genesis=load.alloc, threads=threads)
     if primed:
         chain.prime_ecrecover(list(load.verified))
-    raws = list(load.raws)
+    calls = [list(part) for part in parts or (load.raws,)]
     processor, started = time.process_time(), time.perf_counter()
     if bodies:
         answers = [chain.rpc(body) for body in bodies]
         taken = time.perf_counter()
     else:
-        hashes = chain.send_raw_transactions(raws)
+        hashes = [sent for call in calls for sent in chain.send_raw_transactions(call)]
         taken = time.perf_counter()
     stats = chain.produce_block(GENESIS_TIME + 1)
     ended = time.perf_counter()
@@ -70,11 +87,8 @@ def on_chain(load: Load, threads: int, *, primed: bool = False, bodies: Sequence
     return Run(ended - started, processor, taken - started, stats, chain.state_root, gas)
 
 
-def on_anvil(load: Load, bodies: Sequence[bytes], connections: int) -> tuple[float, float, dict[str, int]]:
-    """Send the batches to a fresh anvil and let it mine one block.
-
-    Returns the wall seconds until the block is there, anvil's processor seconds, and gas by transaction hash.
-    """
+def on_anvil(load: Load, bodies: Sequence[bytes], connections: int) -> AnvilRun:
+    """Send the batches to a fresh anvil, one after the other on each connection, and let it mine one block."""
     with tempfile.TemporaryDirectory(prefix="metergate-anvil-") as directory:
         genesis = Path(directory) / "genesis.json"
         genesis.write_text(load.anvil_genesis, encoding="utf-8")
@@ -95,7 +109,7 @@ def on_anvil(load: Load, bodies: Sequence[bytes], connections: int) -> tuple[flo
 
 def _anvil_run(
     load: Load, bodies: Sequence[bytes], connections: int, post: Callable[[bytes], bytes], pid: int
-) -> tuple[float, float, dict[str, int]]:
+) -> AnvilRun:
     with ThreadPoolExecutor(connections) as pool:
         chain_id = b'{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":[]}'
         list(pool.map(post, [chain_id] * connections))  # connections are open before the clock runs
@@ -105,7 +119,7 @@ def _anvil_run(
         ended = time.perf_counter()
         processor = _processor_seconds(pid) - processor
     _accepted([*answers, b"[" + mined + b"]"])
-    return ended - started, processor, _gas(load, json.loads(post(RECEIPTS)))
+    return AnvilRun(ended - started, processor, _gas(load, json.loads(post(RECEIPTS))))
 
 
 def _processor_seconds(pid: int) -> float:
@@ -114,18 +128,21 @@ def _processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def split(load: Load) -> tuple[tuple[bytes, ...], ...]:
+    """Return the transactions in order, in the parts that one caller sends at a time."""
+    parts: list[list[bytes]] = [[]]
+    for raw in load.raws:
+        size = sum(map(len, parts[-1])) + len(raw)
+        if parts[-1] and (len(parts[-1]) == BATCH or 2 * size > BATCH_BYTES):
+            parts.append([])
+        parts[-1].append(raw)
+    return tuple(map(tuple, parts))
+
+
 def batches(load: Load) -> tuple[bytes, ...]:
-    """Return the transactions as JSON-RPC batches of eth_sendRawTransaction."""
-    bodies: list[bytes] = []
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for number, raw in enumerate(load.raws):
-        if batch and (len(batch) == BATCH or size + 2 * len(raw) > BATCH_BYTES):
-            bodies.append(json.dumps(batch).encode())
-            batch, size = [], 0
-        batch.append(send_request(number, raw))
-        size += 2 * len(raw)
-    return (*bodies, json.dumps(batch).encode())
+    """Return the same parts as JSON-RPC batches of eth_sendRawTransaction."""
+    parts = ([send_request(number, raw) for number, raw in enumerate(part)] for part in split(load))
+    return tuple(json.dumps(requests).encode() for requests in parts)
 
 
 def send_request(number: int, raw: bytes) -> dict[str, Any]:

@@ -50,6 +50,7 @@ OPEN_TYPE = keccak(b"Open(bytes32 channelId,string gateway,string device,string 
 READING_TYPE = keccak(
     b"Reading(bytes32 id,uint64 seq,uint64 register,uint64 time,bytes16 offer,uint128 maxClaimableAmount)"
 )
+CLOSE_TYPE = keccak(b"Close(bytes32 channelId,string gateway,string device,uint64 seq)")
 EARNER_TYPE = keccak(b"Earner(string gateway,string device,string service,address payee,address meterKey,bytes32 salt)")
 
 
@@ -152,6 +153,12 @@ def deposit_digest(
 def open_digest(channel: ChannelId, gateway: str, device: str, service: str, register: int, network: Network) -> Digest:
     """Return the digest of `Open`, which binds a channel to a device, a service and a first register."""
     struct = keccak(OPEN_TYPE + channel + _text(gateway) + _text(device) + _text(service) + _word(register))
+    return _typed(metergate_separator(network), struct)
+
+
+def close_digest(channel: ChannelId, gateway: str, device: str, seq: int, network: Network) -> Digest:
+    """Return the digest of `Close`, by which a device asks for the final claim and the refund of the rest."""
+    struct = keccak(CLOSE_TYPE + channel + _text(gateway) + _text(device) + _word(seq))
     return _typed(metergate_separator(network), struct)
 
 

@@ -19,10 +19,16 @@ def channel_faults(channel: Channel) -> list[str]:
         (channel.offset >= 0 and channel.forgiven >= 0, "offset and forgiven ≥ 0"),
         (channel.claimed <= channel.committed <= channel.owed, "claimed ≤ committed ≤ owed"),
         (
-            channel.owed <= max(channel.ceiling, channel.claimed),
-            "owed is covered by a ceiling or was claimed before",
+            channel.owed <= max(channel.ceiling, channel.committed),
+            "owed is covered by a ceiling or was signed for before",
         ),
         (0 <= channel.withdrawing <= channel.balance, "0 ≤ withdrawing ≤ balance"),
+        (0 <= channel.foreseen <= U128_MAX, "foreseen is a u128"),
+        (
+            (channel.withdrawing > 0 or channel.withdraw_after == 0)
+            and (channel.foreseen > 0 or channel.foreseen_after == 0),
+            "only a withdrawal has an end",
+        ),
         (0 <= channel.meter.remainder < NANO, "0 ≤ remainder < 10⁹"),
         (max(channel.charged, channel.balance, channel.ceiling) <= U128_MAX, "amounts are u128"),
         (

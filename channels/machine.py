@@ -23,11 +23,14 @@ from channels.state import (
     Channel,
     ContractReceiveClaim,
     ContractReceiveDeposit,
+    ContractReceiveForeseen,
     ContractReceiveRefund,
+    ContractReceiveReverted,
     ContractReceiveWithdrawFinalized,
     ContractReceiveWithdrawInitiated,
     Meter,
     Phase,
+    ReceiveClose,
     ReceiveReading,
 )
 
@@ -59,6 +62,7 @@ def open_channel(change: ActionOpen) -> Channel:
         position=change.position,
         proven=True,
         first_register=change.register,
+        withdraw_after=change.withdraw_after,
     )
 
 
@@ -120,9 +124,9 @@ def _reading(channel: Channel, reading: ReceiveReading) -> Channel | Refusal:
     return replace(channel, meter=meter, charged=channel.charged + added)
 
 
-def _unopened_reading(channel: Channel, reading: ReceiveReading) -> Refusal:
+def _unopened(channel: Channel, message: ReceiveReading | ReceiveClose) -> Refusal:
     # The sequence is checked before the phase (docs/protocol.md 5).
-    return sequence_refusal(channel.meter, channel.device, reading) or Refusal.NOT_OPEN
+    return sequence_refusal(channel.meter, channel.device, message) or Refusal.NOT_OPEN
 
 
 def _deposit(channel: Channel, change: ContractReceiveDeposit) -> Channel:
@@ -153,7 +157,13 @@ def _withdraw_initiated(channel: Channel, change: ContractReceiveWithdrawInitiat
     if change.amount > channel.balance - channel.claimed:
         raise Contradiction(f"withdrawal of {change.amount} with {channel.balance - channel.claimed} unclaimed")
     phase = Phase.WITHDRAWING if channel.phase is Phase.OPEN else channel.phase
-    return replace(channel, phase=phase, withdrawing=change.amount, position=change.position)
+    return replace(
+        channel,
+        phase=phase,
+        withdrawing=change.amount,
+        withdraw_after=change.finalize_after,
+        position=change.position,
+    )
 
 
 def _withdraw_finalized(channel: Channel, change: ContractReceiveWithdrawFinalized) -> Channel:
@@ -167,6 +177,7 @@ def _withdraw_finalized(channel: Channel, change: ContractReceiveWithdrawFinaliz
         phase=phase,
         balance=channel.balance - change.amount,
         withdrawing=0,
+        withdraw_after=0,
         withdrawn=channel.withdrawn + change.amount,
         position=change.position,
     )
@@ -186,9 +197,39 @@ def _refund(channel: Channel, change: ContractReceiveRefund) -> Channel:
         phase=phase,
         balance=balance,
         withdrawing=withdrawing,
+        withdraw_after=channel.withdraw_after if withdrawing else 0,
         refunded=channel.refunded + change.amount,
         position=change.position,
     )
+
+
+def _foreseen(channel: Channel, change: ContractReceiveForeseen) -> Channel:
+    if (change.amount, change.finalize_after) == (channel.foreseen, channel.foreseen_after):
+        return channel
+    return replace(channel, foreseen=change.amount, foreseen_after=change.finalize_after)
+
+
+def _reverted(channel: Channel, change: ContractReceiveReverted) -> Channel:
+    if change.claimed > channel.committed:
+        raise Contradiction(f"{change.claimed} claimed before the blocks taken back, with {channel.committed} signed")
+    phase = channel.phase
+    if phase in (Phase.OPEN, Phase.WITHDRAWING):
+        # Also without money: what it has charged, signed and owed stays, and a new deposit makes it usable again.
+        phase = _opened(True, change.withdrawing)
+    elif phase is Phase.CLOSED and change.closing:
+        phase = Phase.CLOSING
+    after = replace(
+        channel,
+        phase=phase,
+        balance=change.balance,
+        claimed=change.claimed,
+        withdrawing=change.withdrawing,
+        withdrawn=change.withdrawn,
+        refunded=change.refunded,
+        position=change.position,
+        withdraw_after=change.withdraw_after,
+    )
+    return channel if after == channel else after
 
 
 def _offset(channel: Channel, change: ActionOffset) -> Channel:
@@ -216,6 +257,15 @@ def _forgive(channel: Channel, change: ActionForgive) -> Channel:
     return replace(channel, forgiven=change.forgiven)
 
 
+def _asked_to_close(channel: Channel, close: ReceiveClose) -> Channel | Refusal:
+    # Also while it closes already: a device that lost its memory, or whose operator was faster, gets its answer too.
+    refusal = sequence_refusal(channel.meter, channel.device, close)
+    if refusal is not None:
+        return refusal
+    # With the seq used up, the same message cannot close the channel once more after it was opened again.
+    return replace(channel, phase=Phase.CLOSING, meter=replace(channel.meter, seq=close.seq))
+
+
 def _close(channel: Channel, change: ActionClose) -> Channel:
     return replace(channel, phase=Phase.CLOSING)
 
@@ -234,6 +284,8 @@ _CHAIN: Mapping[type, Handler] = {
     ContractReceiveWithdrawInitiated: _withdraw_initiated,
     ContractReceiveWithdrawFinalized: _withdraw_finalized,
     ContractReceiveRefund: _refund,
+    ContractReceiveForeseen: _foreseen,
+    ContractReceiveReverted: _reverted,
 }
 _MONEY: Mapping[type, Handler] = {
     ActionOffset: _offset,
@@ -243,17 +295,26 @@ _MONEY: Mapping[type, Handler] = {
 
 # The chain does what it does in any phase, so its events are in every row; what differs is written out.
 _ROWS: Mapping[Phase, Mapping[type, Handler]] = {
-    Phase.OPENING: {ReceiveReading: _unopened_reading, ActionClose: _close, **_CHAIN},
-    Phase.OPEN: {ReceiveReading: _reading, ActionClose: _close, **_MONEY, **_CHAIN},
-    Phase.WITHDRAWING: {ReceiveReading: _reading, ActionClose: _close, **_MONEY, **_CHAIN},
+    # Nothing closes while the deposit is on its way: it would arrive in a closed channel.
+    Phase.OPENING: {ReceiveReading: _unopened, ReceiveClose: _unopened, **_CHAIN},
+    Phase.OPEN: {ReceiveReading: _reading, ReceiveClose: _asked_to_close, ActionClose: _close, **_MONEY, **_CHAIN},
+    Phase.WITHDRAWING: {
+        ReceiveReading: _reading,
+        ReceiveClose: _asked_to_close,
+        ActionClose: _close,
+        **_MONEY,
+        **_CHAIN,
+    },
     Phase.CLOSING: {
-        ReceiveReading: _unopened_reading,
+        ReceiveReading: _unopened,
+        ReceiveClose: _asked_to_close,
         ActionClose: _same,
         ActionClosed: _closed,
         **_MONEY,
         **_CHAIN,
     },
-    Phase.CLOSED: {ReceiveReading: _unopened_reading, ActionClosed: _same, **_CHAIN},
+    # A debt that the balance did not cover outlives the channel: it can be offset, forgiven, or claimed later.
+    Phase.CLOSED: {ReceiveReading: _unopened, ReceiveClose: _unopened, ActionClosed: _same, **_MONEY, **_CHAIN},
 }
 
 TRANSITIONS: Mapping[tuple[Phase, type], Handler] = {

@@ -2,7 +2,7 @@
 
 from channels.pricing import charge
 from channels.refusals import Refusal
-from channels.state import Meter, ReceiveReading
+from channels.state import Meter, ReceiveClose, ReceiveReading
 from channels.types import U64_MAX, U128_MAX
 
 # A reading may skip readings lost with a device's memory, but not so many that one bad message
@@ -10,17 +10,17 @@ from channels.types import U64_MAX, U128_MAX
 SEQ_AHEAD_MAX = 2**20
 
 
-def sequence_refusal(meter: Meter, owner: str, reading: ReceiveReading) -> Refusal | None:
-    """Check who sent the reading, its signature and its place in the sequence (reasons 4 to 8)."""
-    if reading.device != owner:
+def sequence_refusal(meter: Meter, owner: str, message: ReceiveReading | ReceiveClose) -> Refusal | None:
+    """Check who sent a reading or a close, its signature and its place in the sequence (reasons 4 to 8)."""
+    if message.device != owner:
         return Refusal.WRONG_DEVICE
-    if not reading.signed:
+    if not message.signed:
         return Refusal.BAD_SIGNATURE
-    if reading.repeats_seq or (reading.seq == meter.seq and meter.seq > 0):
+    if message.repeats_seq or (message.seq == meter.seq and meter.seq > 0):
         return Refusal.SEQ_CONFLICT
-    if reading.seq <= meter.seq:
+    if message.seq <= meter.seq:
         return Refusal.SEQ_OLD
-    if reading.seq > meter.seq + SEQ_AHEAD_MAX or reading.seq > U64_MAX:
+    if message.seq > meter.seq + SEQ_AHEAD_MAX or message.seq > U64_MAX:
         return Refusal.SEQ_JUMP
     return None
 

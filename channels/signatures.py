@@ -4,6 +4,8 @@ Recovery runs in libsecp256k1 and releases the GIL, so a batch verifies in paral
 deterministic (RFC 6979): no randomness.
 """
 
+from collections.abc import Callable
+
 from coincurve import PrivateKey, PublicKey
 
 from channels.digests import keccak
@@ -49,5 +51,15 @@ def is_signed_by(digest: Digest, signature: Signature, signer: Address) -> bool:
 
 def sign(digest: Digest, private_key: bytes) -> Signature:
     """Return the 65-byte signature of a digest by a 32-byte private key; s is low and v is 27 or 28."""
-    made = PrivateKey(private_key).sign_recoverable(digest, hasher=None)
-    return bytes(made[:64]) + bytes((made[64] + 27,))
+    return signer(private_key)(digest)
+
+
+def signer(private_key: bytes) -> Callable[[Digest], Signature]:
+    """Return what signs with this key as `sign` does: for many digests, as preparing a key costs a signature."""
+    key = PrivateKey(private_key)
+
+    def sign_digest(digest: Digest) -> Signature:
+        made = key.sign_recoverable(digest, hasher=None)
+        return bytes(made[:64]) + bytes((made[64] + 27,))
+
+    return sign_digest

@@ -67,6 +67,9 @@ class Channel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     position: int = 0  # the last chain event applied: block number × 2³² + log index
     proven: bool = False  # the gateway itself verified the payer's deposit authorization
     first_register: int = 0  # where metering began
+    withdraw_after: int = 0  # chain seconds from which the pending withdrawal can be taken; 0: not known, or none
+    foreseen: int = 0  # what withdrawals in blocks that are not final yet can take, a pending one included
+    foreseen_after: int = 0  # chain seconds from which that can be taken
 
     @property
     def units(self) -> int:
@@ -85,11 +88,25 @@ class Channel(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def usable_balance(self) -> int:
-        """The on-chain balance less what a pending withdrawal can take: what a ceiling may reach.
+        """The on-chain balance less what a withdrawal, pending or foreseen, can take: what a ceiling may reach.
 
-        A withdrawal is capped by the contract to what is unclaimed when it ends.
+        A withdrawal counts at first sight, final or not (docs/protocol.md 6). It is capped by the contract to what
+        is unclaimed when it ends.
         """
-        return max(self.balance - self.withdrawing, self.claimed)
+        return max(self.balance - max(self.withdrawing, self.foreseen), self.claimed)
+
+    @property
+    def finalize_after(self) -> int:
+        """Chain seconds from which a withdrawal, pending or foreseen, can take money.
+
+        It is 0 without one, and for one whose end is not known: that may be any moment.
+        """
+        ends = []
+        if self.withdrawing:
+            ends.append(self.withdraw_after)
+        if self.foreseen:
+            ends.append(self.foreseen_after)
+        return min(ends, default=0)
 
     @property
     def deposited(self) -> int:
@@ -110,6 +127,7 @@ class Account(msgspec.Struct, frozen=True, gc=False, array_like=True):
     fee: int = 0  # the operator's share of it
     fee_remainder: int = 0  # 10⁻⁴ base units carried
     offset: int = 0  # settled by netting against what the party owed
+    first_register: int = 0  # where metering began
 
     @property
     def net(self) -> int:
@@ -136,6 +154,15 @@ class ReceiveReading(msgspec.Struct, frozen=True, gc=False, array_like=True):
     chain_stale: bool = False
 
 
+class ReceiveClose(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A decoded `close` message together with what the caller found out about it. It uses up its seq like a reading."""
+
+    seq: int
+    device: str  # of the topic
+    signed: bool  # by the channel's payerAuthorizer, for this channel, device and seq
+    repeats_seq: bool = False  # a reading or another close was accepted under this seq
+
+
 class ActionOpen(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The gateway accepts an `open`: terms checked, the payer's deposit authorization verified.
 
@@ -156,6 +183,7 @@ class ActionOpen(msgspec.Struct, frozen=True, gc=False, array_like=True):
     withdrawing: int
     position: int
     funded: bool
+    withdraw_after: int = 0  # chain seconds; 0 without a withdrawal
 
 
 class ActionOffset(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -177,7 +205,7 @@ class ActionForgive(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ActionClose(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """No further readings: the channel settles finally."""
+    """The operator closes the channel: no further readings, it settles finally."""
 
 
 class ActionClosed(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -201,10 +229,11 @@ class ContractReceiveClaim(msgspec.Struct, frozen=True, gc=False, array_like=Tru
 class ContractReceiveWithdrawInitiated(
     msgspec.Struct, frozen=True, gc=False, array_like=True, tag="withdraw-initiated"
 ):
-    """A `WithdrawInitiated` event."""
+    """A `WithdrawInitiated` event; the payer can end it from chain second `finalize_after` on."""
 
     position: int
     amount: int
+    finalize_after: int = 0
 
 
 class ContractReceiveWithdrawFinalized(
@@ -223,6 +252,29 @@ class ContractReceiveRefund(msgspec.Struct, frozen=True, gc=False, array_like=Tr
     amount: int
 
 
+class ContractReceiveForeseen(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Withdrawals in blocks that are not final yet: what they can take in all; 0: there is none any more."""
+
+    amount: int
+    finalize_after: int  # chain seconds
+
+
+class ContractReceiveReverted(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A reorganisation took blocks back: the chain's side of the channel as it was before them.
+
+    `closing`: the channel was seen to be done in those blocks, so that its closing goes on.
+    """
+
+    balance: int
+    claimed: int
+    withdrawing: int
+    withdrawn: int
+    refunded: int
+    position: int
+    withdraw_after: int
+    closing: bool = False
+
+
 ChainChange: TypeAlias = (
     ContractReceiveDeposit
     | ContractReceiveClaim
@@ -232,5 +284,14 @@ ChainChange: TypeAlias = (
 )
 
 Change: TypeAlias = (
-    ReceiveReading | ActionOffset | ActionSignClaim | ActionForgive | ActionClose | ActionClosed | ChainChange
+    ReceiveReading
+    | ReceiveClose
+    | ActionOffset
+    | ActionSignClaim
+    | ActionForgive
+    | ActionClose
+    | ActionClosed
+    | ChainChange
+    | ContractReceiveForeseen
+    | ContractReceiveReverted
 )

@@ -1,7 +1,7 @@
 """CBOR payloads, strictly typed and bounded (docs/protocol.md 3).
 
-Readings use the integer keys of the table, `open` and `state` the string keys of their JSON form. cbor2 parses;
-what it would tolerate (trailing bytes, tags, keys that are equal only in Python) is refused here.
+Readings use the integer keys of the table; `open`, `close` and `state` the string keys of their JSON form. cbor2
+parses; what it would tolerate (trailing bytes, tags, keys that are equal only in Python) is refused here.
 """
 
 from binascii import unhexlify
@@ -13,6 +13,7 @@ import cbor2
 from channels.types import U40_MAX, U64_MAX, U128_MAX, U256_MAX, Authorization, ChannelConfig
 from devices.messages import (
     DEPTH_MAX,
+    Close,
     Earn,
     Encoding,
     Message,
@@ -27,6 +28,7 @@ ID, SEQ, REGISTER, TIME, OFFER, CEILING, SIGNATURE = 1, 2, 3, 4, 5, 6, 7
 STATUS, REASON, CUMULATIVE, BALANCE, REQUIRED_CEILING, COMMIT = 8, 9, 10, 11, 12, 13
 READING_SIGNATURE, ANSWERS = 14, 15
 LAST_SEQ, LAST_REGISTER, LAST_REMAINDER, LAST_OFFER, OFFSET = 16, 17, 18, 19, 20
+REFUNDED = 21
 
 _BIGNUM = 2
 _KEY_TYPES = frozenset({int, str})
@@ -211,6 +213,18 @@ def _config(raw: dict[Any, Any]) -> ChannelConfig:
     )
 
 
+def decode_close(payload: bytes, answers: bytes) -> Close:
+    """Read a `close` payload. Raises ValueError, KeyError or a cbor2 error for anything malformed."""
+    item = loads(payload, answers)
+    return Close(
+        _flexible_bytes(item["channelId"], 32),
+        _flexible_integer(item["seq"]),
+        _flexible_bytes(item["signature"], 65),
+        Encoding.CBOR,
+        answers,
+    )
+
+
 def decode_state(payload: bytes, answers: bytes) -> State:
     """Read a `state` payload. Raises ValueError, KeyError or a cbor2 error for anything malformed."""
     item = loads(payload, answers)
@@ -230,5 +244,6 @@ DECODERS: dict[str, Callable[[bytes, bytes], Message]] = {
     "usage": decode_usage,
     "earn": decode_earn,
     "open": decode_open,
+    "close": decode_close,
     "state": decode_state,
 }

@@ -17,7 +17,7 @@ _MALFORMED = (ValueError, KeyError, msgspec.DecodeError, cbor2.CBORError, Recurs
 
 
 def decode(leaf: str, payload: bytes) -> Message | Undecodable:
-    """Read what a device published on `leaf` (usage, earn, open or state). Never raises for any bytes.
+    """Read what a device published on `leaf` (usage, earn, open, close or state). Never raises for any bytes.
 
     A payload that begins with `{` is JSON, anything else CBOR; over PAYLOAD_MAX bytes it is not read at all.
     """

@@ -58,8 +58,6 @@ class OpenGrant:
     amount: int
     authorization: Authorization
     nonce: bytes  # of the authorization, 32 bytes
-    top_up: bool  # the channel is bound already
-    new_device: bool  # permit-join: the device is not registered yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,6 @@ class EarnerGrant:
     meter_key: Address
     offer: OfferId
     offer_serial: int
-    new_device: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +143,6 @@ def check_open(
         amount=message.amount,
         authorization=message.authorization,
         nonce=nonce,
-        top_up=registry.is_bound(channel),
-        new_device=registry.device(device) is None,
     )
 
 
@@ -194,7 +189,6 @@ def check_open_earner(
         meter_key=message.meter_key,
         offer=offer.id,
         offer_serial=offer.serial,
-        new_device=known is None,
     )
 
 

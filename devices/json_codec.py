@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from channels.types import U40_MAX, U64_MAX, U128_MAX, U256_MAX, Authorization, ChannelConfig
 from devices.messages import (
     DEPTH_MAX,
+    Close,
     Earn,
     Encoding,
     Message,
@@ -94,6 +95,12 @@ class _Open(msgspec.Struct, rename="camel", gc=False):
     earner: _Earner | UnsetType = UNSET
 
 
+class _Close(msgspec.Struct, rename="camel", gc=False):
+    channel_id: str
+    seq: int | str
+    signature: str
+
+
 class _State(msgspec.Struct, gc=False):
     state: str
     session: int | str | UnsetType = UNSET
@@ -103,6 +110,7 @@ class _State(msgspec.Struct, gc=False):
 _decode_usage = msgspec.json.Decoder(_Usage).decode
 _decode_earn = msgspec.json.Decoder(_Earn).decode
 _decode_open = msgspec.json.Decoder(_Open).decode
+_decode_close = msgspec.json.Decoder(_Close).decode
 _decode_state = msgspec.json.Decoder(_State).decode
 
 
@@ -258,6 +266,13 @@ def _config(raw: _Config) -> ChannelConfig:
     )
 
 
+def decode_close(payload: bytes, answers: bytes) -> Close:
+    """Read a `close` payload. Raises ValueError (or a msgspec error) for anything malformed."""
+    raw = _decode_close(payload)
+    _second_pass(payload)
+    return Close(_hex(raw.channel_id, 32), _integer(raw.seq), _hex(raw.signature, 65), Encoding.JSON, answers)
+
+
 def decode_state(payload: bytes, answers: bytes) -> State:
     """Read a `state` payload. Raises ValueError (or a msgspec error) for anything malformed."""
     raw = _decode_state(payload)
@@ -277,5 +292,6 @@ DECODERS: dict[str, Callable[[bytes, bytes], Message]] = {
     "usage": decode_usage,
     "earn": decode_earn,
     "open": decode_open,
+    "close": decode_close,
     "state": decode_state,
 }

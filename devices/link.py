@@ -68,6 +68,7 @@ class Frame(NamedTuple):
     payload: bytes  # unread and of any size
     retained: bool
     token: Token
+    received: float = 0.0  # monotonic seconds; 0: not told
 
 
 @dataclass(slots=True)

@@ -106,6 +106,16 @@ class OpenEarner(msgspec.Struct, frozen=True, gc=False):
     answers: bytes
 
 
+class Close(msgspec.Struct, frozen=True, gc=False):
+    """Close a channel: claim what is owed, refund the rest."""
+
+    id: ChannelId
+    seq: int
+    signature: Signature  # payerAuthorizer's of `Close`, over channel, gateway, device and seq
+    encoding: Encoding
+    answers: bytes
+
+
 class State(msgspec.Struct, frozen=True, gc=False):
     """A device's birth or will. Never answered."""
 
@@ -124,7 +134,7 @@ class Undecodable(msgspec.Struct, frozen=True, gc=False):
     answers: bytes
 
 
-Message: TypeAlias = Usage | Earn | Open | OpenEarner | State
+Message: TypeAlias = Usage | Earn | Open | OpenEarner | Close | State
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -147,6 +157,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     last_remainder: int | None = None
     last_offer: OfferId | None = None
     offset: int | None = None
+    refunded: int | None = None  # what the payer ever got back; in the answer to a close
 
 
 def answers_of(payload: bytes) -> bytes:

@@ -382,7 +382,7 @@ class Network:
         self._frames_in += 1
         self._bytes_in += len(message.payload)
         token = Token(self._connection, message.mid if message.qos else 0)
-        self._batch.append(Frame(*parsed, bytes(message.payload), message.retain, token))
+        self._batch.append(Frame(*parsed, bytes(message.payload), message.retain, token, time.monotonic()))
 
     def _on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
         self._activity += 1

@@ -26,6 +26,7 @@ _AMOUNTS = (
     ("required_ceiling", "requiredCeiling", key.REQUIRED_CEILING),
     ("last_remainder", "lastRemainder", key.LAST_REMAINDER),
     ("offset", "offset", key.OFFSET),
+    ("refunded", "refunded", key.REFUNDED),
 )
 _NUMBERS = (
     ("seq", "seq", key.SEQ),
@@ -81,6 +82,8 @@ def _json(r: Receipt) -> bytes:
         add(f',"lastOffer":"0x{r.last_offer.hex()}"')
     if r.offset is not None:
         add(f',"offset":"{r.offset}"')
+    if r.refunded is not None:
+        add(f',"refunded":"{r.refunded}"')
     add("}")
     return "".join(parts).encode()
 
@@ -103,6 +106,7 @@ def _cbor(r: Receipt) -> bytes:
         (key.LAST_REMAINDER, r.last_remainder),
         (key.LAST_OFFER, r.last_offer),
         (key.OFFSET, r.offset),
+        (key.REFUNDED, r.refunded),
     )
     return cbor2.dumps({number: value for number, value in fields if value is not None})
 

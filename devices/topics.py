@@ -9,10 +9,11 @@ STATE = "state"
 OPEN = "open"
 USAGE = "usage"
 EARN = "earn"
+CLOSE = "close"
 RECEIPT = "receipt"
 
 # What devices send; `receipt` is ours.
-DEVICE_LEAVES = frozenset({STATE, OPEN, USAGE, EARN})
+DEVICE_LEAVES = frozenset({STATE, OPEN, USAGE, EARN, CLOSE})
 
 
 def is_id(text: str) -> bool:
@@ -55,4 +56,4 @@ class Topics:
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """The filters a gateway subscribes to, all at QoS 1."""
-        return tuple(f"{self._prefix}+/{leaf}" for leaf in (USAGE, EARN, OPEN, STATE))
+        return tuple(f"{self._prefix}+/{leaf}" for leaf in (USAGE, EARN, OPEN, CLOSE, STATE))

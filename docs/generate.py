@@ -31,12 +31,16 @@ _DEVICE, _SERVICE = "meter-1", "grid-power"
 # At least one change of every kind that a channel can meet; amounts fit the sample channels below.
 _CHANGES: tuple[s.Change, ...] = (
     s.ReceiveReading(1, 0, 0, _OFFER, 900, bytes(65), _DEVICE, True, _TERMS),
+    s.ReceiveClose(1, _DEVICE, True),
     s.ContractReceiveDeposit(11, 2_000),
     s.ContractReceiveClaim(11, 450),
     s.ContractReceiveWithdrawInitiated(11, 50),
     s.ContractReceiveWithdrawFinalized(11, 100),
     s.ContractReceiveRefund(11, 50),
     s.ContractReceiveRefund(11, 600),
+    s.ContractReceiveForeseen(100, 12),
+    s.ContractReceiveReverted(1_000, 300, 0, 0, 0, 9, 0),
+    s.ContractReceiveReverted(1_000, 300, 50, 0, 0, 9, 12, True),
     s.ActionOffset(50),
     s.ActionSignClaim(550),
     s.ActionForgive(50),

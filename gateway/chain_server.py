@@ -5,10 +5,10 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
-from parallel_evm import Chain, RpcError
+from parallel_evm import BlockStats, Chain, RpcError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -26,14 +26,16 @@ SHUTDOWN_S = 2  # for requests under way when a server ends
 log = logging.getLogger("metergate")
 
 
-async def produce_blocks(chain: Chain, block_ms: int) -> None:
+async def produce_blocks(
+    chain: Chain, block_ms: int, on_block: Callable[[BlockStats], None] = lambda stats: None
+) -> None:
     """Make a block every `block_ms` when transactions wait, and an empty one every second otherwise."""
     last = 0.0
     while True:
         now = time.monotonic()
         if chain.pending_count or now - last >= HEARTBEAT_S:
             try:
-                await asyncio.to_thread(chain.produce_block)
+                on_block(await asyncio.to_thread(chain.produce_block))
             except RpcError as error:  # its disk is full: nothing acknowledged is lost, and room may come back
                 log.warning("no block can be written: %s", error)
                 await asyncio.sleep(HEARTBEAT_S)
@@ -67,7 +69,7 @@ class Server(uvicorn.Server):
 
 def bind(port: int, option: str, host: str = "127.0.0.1") -> socket.socket:
     """Return a listening TCP socket. Raises SetupError that names the option to change when the port is taken."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -19,6 +19,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="lette
 Hex20 = Annotated[str, Meta(pattern=r"^0x[0-9a-fA-F]{40}\Z", description="an address, 0x and 40 hex digits")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Amount = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,38})\Z", description="token base units, as a string")]
+Wei = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,29})\Z", description="wei, 10⁻¹⁸ coins, as a string")]
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +55,21 @@ class ChainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     payouts: Hex20
     confirmations: Annotated[int, Meta(ge=0, le=1000)] = 0
     poll_ms: Annotated[int, Meta(ge=20, le=60_000)] = 250
+    # The most that a transaction ever offers per gas; 0: whatever the chain suggests. The default is above what busy
+    # chains ask for on bad days, and far below what a node that lies could make us burn.
+    fee_max_gwei: Annotated[int, Meta(ge=0, le=10**9)] = 1_000
+    # A transaction that is not mined after that many seconds is sent again at a higher fee.
+    replace_after_s: Annotated[int, Meta(ge=1, le=86_400)] = 60
+
+
+class GasConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Coins for gas, in wei. Marks rise by themselves when present fees make transactions dearer than these."""
+
+    low: Wei = "1000000000000000"  # a lane or the treasury below this is refilled from the operator's key
+    refill_to: Wei = "5000000000000000"  # up to this; "0": nothing is refilled, keys that run low are warned of
+    # The operator is asked for coins when its key covers fewer refills than this: with four lanes and the treasury,
+    # each of them twice.
+    warn_refills: Annotated[int, Meta(ge=0, le=10_000)] = 10
 
 
 class OfferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +89,19 @@ class SettlementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     fee_bps: Annotated[int, Meta(ge=0, le=10_000)] = 100
     # 100 rows of a claim cost about 2 M gas: well inside any chain's block, and the gas per row is flat by then.
     rows_max: Annotated[int, Meta(ge=1, le=100)] = 100
+    # What a coin of the chain costs, in token base units per 10¹⁸ wei; 0: gas is not weighed, all is claimed.
+    coin_price: Amount = "0"
+    # What holding an unclaimed token for a day is taken to cost, in millionths: outages, payers that run.
+    risk_ppm_per_day: Annotated[int, Meta(ge=0, le=1_000_000)] = 1_000
+    # What may stay unclaimed at most; "0" is no bound. Whatever goes beyond is claimed at once.
+    exposure_channel_max: Amount = "0"
+    exposure_party_max: Amount = "0"
+    exposure_total_max: Amount = "0"
+    payout_min: Amount = "0"  # smaller payouts wait until they add up
+    # How long before a withdrawal can end its channel is claimed at the latest; 0: a quarter of the delay.
+    withdraw_margin_s: Annotated[int, Meta(ge=0, le=15 * 86_400)] = 0
+    # Half a kilobyte a party and cycle: a day of them for a thousand parties takes 70 MB at the default interval.
+    statements_kept: Annotated[int, Meta(ge=1, le=1_000_000)] = 144
 
 
 class PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,6 +109,28 @@ class PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     batch_max: Annotated[int, Meta(ge=1, le=4096)] = 512
     window_ms: Annotated[int, Meta(ge=0, le=100)] = 5
+
+
+class BackupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Backups by the clock."""
+
+    every_hours: Annotated[int, Meta(ge=0, le=8_760)] = 0  # 0: none by the clock
+    dir: str = ""  # where they go; empty: `backups` in the data directory, which is the same disk
+    keep: Annotated[int, Meta(ge=1, le=10_000)] = 14
+
+
+class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Dashboard, API and metrics. `public_url` is where a browser finds them when a proxy stands before them."""
+
+    enabled: bool = True
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    port: Port = 8402
+    tls_cert: str = ""
+    tls_key: str = ""
+    public_url: Annotated[
+        str, Meta(pattern=r"^(https?://[^/?#\s]+)?\Z", description="an http(s) URL without a path")
+    ] = ""
+    metrics_token_file: str = ""  # its content opens /metrics, as a bearer token
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,8 +146,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     lanes: Annotated[int, Meta(ge=1, le=64)] = 4
     offer: OfferConfig = OfferConfig()
     settlement: SettlementConfig = SettlementConfig()
+    gas: GasConfig = GasConfig()
     pipeline: PipelineConfig = PipelineConfig()
+    backup: BackupConfig = BackupConfig()
+    web: WebConfig = WebConfig()
     demo: bool = False  # accepts every funded device (permit-join) and readings without their own signature
+
+    @property
+    def withdraw_margin_s(self) -> int:
+        """Chain seconds before the end of a withdrawal by which its channel is claimed at the latest."""
+        return self.settlement.withdraw_margin_s or self.offer.withdraw_delay // 4
 
 
 def parse_config(text: str, source: str) -> Config:
@@ -141,6 +200,15 @@ def _ranges(config: Config) -> Iterator[tuple[str, str, bool]]:
         f"at most {most}, half of offer.withdraw_delay, or a payer could take back what is owed between settlements",
         config.settlement.every_s <= most,
     )
+    both = bool(config.web.tls_cert) == bool(config.web.tls_key)
+    yield "web.tls_key", "a path when web.tls_cert has one, and none without it", both
+    gas = config.gas
+    yield "gas.refill_to", 'more than gas.low, or "0"', int(gas.refill_to) == 0 or int(gas.refill_to) > int(gas.low)
+    yield (
+        "settlement.withdraw_margin_s",
+        f"at most {most}, half of offer.withdraw_delay",
+        config.settlement.withdraw_margin_s <= most,
+    )
 
 
 def load_config(path: Path) -> Config:
@@ -153,11 +221,25 @@ def load_config(path: Path) -> Config:
         raise SetupError(f"{path} is not UTF-8 text.") from error
     config = parse_config(text, str(path))
     base = path.resolve().parent
+    web = {
+        name: str(base / getattr(config.web, name)) if getattr(config.web, name) else ""
+        for name in ("tls_cert", "tls_key", "metrics_token_file")
+    }
     return msgspec.structs.replace(
         config,
+        web=msgspec.structs.replace(config.web, **web),
         data_dir=str(base / config.data_dir),
         key_file=str(base / config.key_file),
         passphrase_file=str(base / config.passphrase_file) if config.passphrase_file else "",
+        mqtt=msgspec.structs.replace(
+            config.mqtt,
+            **{
+                name: str(base / path)
+                for name in ("password_file", "tls_ca", "tls_cert", "tls_key")
+                if (path := getattr(config.mqtt, name))
+            },
+        ),
+        backup=msgspec.structs.replace(config.backup, dir=str(base / config.backup.dir) if config.backup.dir else ""),
     )
 
 

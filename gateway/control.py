@@ -5,8 +5,10 @@ Whoever may open the socket (mode 0600: the gateway's own user) operates the gat
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -15,13 +17,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.audit import Unsteady, audit
+from gateway.audit import Snapshot, Unsteady, audit, take_snapshot
 from gateway.chain_server import serve
+from gateway.closings import parse_close
 from gateway.enrolment import BadRequest, add_device, parse_device
-from gateway.errors import SetupError
+from gateway.errors import JournalFault, SetupError
 from gateway.queries import last_readings
+from gateway.reconciliation import evidence
+from gateway.reconciliation import to_json as evidence_to_json
 from gateway.service import Gateway
-from gateway.views import device_list, device_view, status
+from gateway.views import closing_view, device_list, device_view, outlook_view, status
 from settlement.errors import ChainRefused, ChainUnavailable
 
 SOCKET = "control.sock"
@@ -29,6 +34,8 @@ SOCKET = "control.sock"
 BODY_MAX = 16_384
 # A cycle over a slow chain may take minutes; the command waits, the cycle goes on if it does not.
 SETTLE_WAIT_S = 600.0
+# Closing takes a cycle or two; it goes on when nobody waits for it any more.
+CLOSE_WAIT_S = 600.0
 
 
 def application(gateway: Gateway) -> Starlette:
@@ -37,9 +44,18 @@ def application(gateway: Gateway) -> Starlette:
     async def get_status(request: Request) -> Response:
         return JSONResponse(status(gateway))
 
-    async def post_settle(request: Request) -> Response:
+    async def get_outlook(request: Request) -> Response:
         try:
-            work = gateway.supervised(gateway.settler.settle(), ChainUnavailable, ChainRefused)
+            outlook = await gateway.supervised(gateway.settler.outlook(), ChainUnavailable, ChainRefused)
+        except (ChainUnavailable, ChainRefused) as error:
+            return JSONResponse({"error": str(error)}, 503)
+        return JSONResponse(outlook_view(outlook))
+
+    async def post_settle(request: Request) -> Response:
+        whatever = request.query_params.get("whatever_it_costs") == "yes"
+        try:
+            cycle = gateway.settler.settle(whatever_it_costs=whatever)
+            work = gateway.supervised(cycle, ChainUnavailable, ChainRefused)
             ended = await asyncio.wait_for(work, SETTLE_WAIT_S)
         except (ChainUnavailable, ChainRefused) as error:
             return JSONResponse({"error": f"this settlement stopped, the next one takes it up: {error}"}, 503)
@@ -82,6 +98,20 @@ def application(gateway: Gateway) -> Starlette:
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse({"device": record.device}, 201)
 
+    async def post_close(request: Request) -> Response:
+        body = await request.body()
+        if len(body) > BODY_MAX:
+            return JSONResponse({"error": f"a request has at most {BODY_MAX} bytes"}, 413)
+        try:
+            channel = parse_close(json.loads(body))
+            closing = gateway.closings.close(request.path_params["device"], channel)
+            ids = await gateway.supervised(closing, BadRequest)
+        except (ValueError, RecursionError) as error:  # BadRequest, no JSON, or JSON nested without end
+            return JSONResponse({"error": str(error)}, 400)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gateway.closings.ended(ids), CLOSE_WAIT_S)
+        return JSONResponse(closing_view(gateway.ledger, ids))
+
     async def get_books(request: Request) -> Response:
         try:
             proof = audit(gateway.books, gateway.layer, gateway.watcher)
@@ -90,16 +120,71 @@ def application(gateway: Gateway) -> Starlette:
             return JSONResponse({"error": str(error)}, 503)
         return JSONResponse({"faults": faults, "warnings": warnings})
 
+    async def get_ledger(request: Request) -> Response:
+        try:
+            found = await gateway.supervised(_evidence(gateway), ChainUnavailable, ChainRefused, Unsteady)
+        except (ChainUnavailable, ChainRefused, Unsteady) as error:
+            return JSONResponse({"error": str(error)}, 503)
+        body = await asyncio.to_thread(lambda: json.dumps(evidence_to_json(evidence(found))))
+        return Response(body, media_type="application/json")
+
+    async def get_statements(request: Request) -> Response:
+        party, query = request.path_params["party"], request.query_params
+        numbers = {name: query[name] for name in ("cycle", "after") if name in query}
+        if not re.fullmatch(r"0x[0-9a-fA-F]{40}", party) or not all(map(_is_number, numbers.values())):
+            return JSONResponse({"error": "expected an address, and a number for cycle or after"}, 400)
+        asked = {name: int(number) for name, number in numbers.items()}
+        try:
+            found = await gateway.statements.read(bytes.fromhex(party[2:]), **asked)
+        except JournalFault as error:
+            return JSONResponse({"error": str(error)}, 500)
+        return JSONResponse({"statements": found})
+
+    async def post_backup(request: Request) -> Response:
+        try:
+            target, config_file = parse_backup(await request.body())
+            made = await gateway.backups.make(target, config_file=config_file)
+        except (ValueError, RecursionError, SetupError) as error:
+            return JSONResponse({"error": str(error).removesuffix(".")}, 400)
+        return JSONResponse(made.view(), 201)
+
     return Starlette(
         routes=[
             Route("/v1/status", get_status),
+            Route("/v1/settle", get_outlook),
             Route("/v1/settle", post_settle, methods=["POST"]),
             Route("/v1/devices", get_devices),
             Route("/v1/devices", post_device, methods=["POST"]),
             Route("/v1/devices/{device}", get_device),
+            Route("/v1/devices/{device}/close", post_close, methods=["POST"]),
+            Route("/v1/backup", post_backup, methods=["POST"]),
             Route("/v1/books", get_books),
+            Route("/v1/ledger", get_ledger),
+            Route("/v1/statements/{party}", get_statements),
         ]
     )
+
+
+async def _evidence(gateway: Gateway) -> Snapshot:
+    """Return the states beside the chain, when the commit that they are of is on disk."""
+    snapshot = await take_snapshot(gateway.books, gateway.layer, gateway.watcher)
+    await gateway.books.journal.durable()
+    return snapshot
+
+
+def parse_backup(body: bytes) -> tuple[Path | None, Path | None]:
+    """Return where a backup goes (None: a name of its own) and the configuration to put in. Raises ValueError."""
+    asked = json.loads(body or b"{}")
+    if len(body) > BODY_MAX or not isinstance(asked, dict) or not asked.keys() <= {"file", "config"}:
+        raise ValueError("expected an object with file and config")
+    paths = [Path(asked[name]) if isinstance(asked.get(name), str) else None for name in ("file", "config")]
+    if any(path is not None and not path.is_absolute() for path in paths):
+        raise ValueError("expected absolute paths")
+    return paths[0], paths[1]
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,18}", text) is not None  # what SQLite holds
 
 
 async def serve_control(gateway: Gateway) -> None:

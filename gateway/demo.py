@@ -7,12 +7,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parallel_evm import Chain
+from parallel_evm import BlockStats, Chain
 
 from channels.types import Address
 from gateway.audit import Unsteady, audit
@@ -24,12 +24,14 @@ from gateway.config import (
     OfferConfig,
     ServiceConfig,
     SettlementConfig,
+    WebConfig,
 )
 from gateway.errors import SetupError
 from gateway.keys import KeyRing, key_ring, new_seed
 from gateway.progress import Progress, print_summary
 from gateway.service import Gateway
 from gateway.summary import by_service, figures
+from gateway.web.server import WebServer
 from settlement.client import JsonRpcLayer
 from settlement.genesis import PAYOUTS_ADDRESS, TOKEN_ADDRESS, genesis
 from settlement.transports import InProcessTransport
@@ -70,8 +72,16 @@ class DemoOptions:
     replay: Path | None = None
     mqtt_port: int = 1883
     rpc_port: int = 8545
+    http_port: int = 8402
     fund: tuple[Address, ...] = ()
     json: bool = False
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """Who is told of each block: the dashboard, once it is there."""
+
+    put: Callable[[BlockStats], None] = lambda stats: None
 
 
 async def run_demo(options: DemoOptions) -> int:
@@ -83,19 +93,28 @@ async def run_demo(options: DemoOptions) -> int:
     keys = key_ring(new_seed(), LANES)
     rpc = bind(options.rpc_port, "--rpc-port")
     bind(options.mqtt_port, "--mqtt-port").close()
+    bind(options.http_port, "--http-port").close()
     say.line(f"{len(members)} simulated devices get their money in genesis (seed {options.seed})")
     chain = Chain(chain_id=CHAIN_ID, genesis=json.dumps(_genesis(options, keys, members)))
     with tempfile.TemporaryDirectory(prefix="metergate-demo-") as directory:
         layer = JsonRpcLayer(InProcessTransport(chain), expected_chain_id=CHAIN_ID)
         gateway = Gateway(_config(options, directory), keys, layer)
-        async with _background(serve(application(chain), rpc), produce_blocks(chain, BLOCK_MS)):
+        gateway.vouch = chain.prime_ecrecover
+        blocks = _Blocks()
+        async with _background(
+            serve(application(chain), rpc), produce_blocks(chain, BLOCK_MS, lambda stats: blocks.put(stats))
+        ):
             say.line(f"execution layer: chain id {CHAIN_ID}, JSON-RPC on http://127.0.0.1:{options.rpc_port}")
             async with _broker(options.mqtt_port) as broker:
                 await gateway.start()
                 say.line(
                     f"broker on 127.0.0.1:{options.mqtt_port}; {gateway.config.gateway} sells {', '.join(SERVICES)}"
                 )
-                result = await _flow(gateway, broker, options, stop, say)
+                web = WebServer(gateway, gateway.config.web, chain=chain)
+                blocks.put = web.took_block
+                say.line(f"dashboard: {web.url} (no login: it is on loopback only)")
+                async with _background(web.serve()) as _:
+                    result = await _flow(gateway, broker, options, stop, say)
                 await gateway.stop()
         await layer.close()
     say.end()
@@ -191,6 +210,7 @@ def _config(options: DemoOptions, directory: str) -> Config:
         lanes=LANES,
         offer=OfferConfig(),
         settlement=SettlementConfig(every_s=SETTLE_EVERY_S),
+        web=WebConfig(port=options.http_port),
         demo=True,
     )
 

@@ -33,6 +33,11 @@ class History:
             return self._commits[index]
         return None
 
+    def newest(self, before: int | None, limit: int) -> list[tuple[int, int]]:
+        """Return up to `limit` (seq, commit) with seqs below `before`, the highest first."""
+        end = len(self._seqs) if before is None else bisect_left(self._seqs, before)
+        return [(self._seqs[index], self._commits[index]) for index in range(end - 1, max(-1, end - 1 - limit), -1)]
+
     def dump(self) -> tuple[bytes, bytes]:
         """Return the content as two little-endian u64 arrays."""
         return _bytes(self._seqs), _bytes(self._commits)

@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -25,10 +26,20 @@ MIGRATIONS = (
     CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
     INSERT INTO marks VALUES ('states_at', 0);
     """,
+    """
+    CREATE TABLE statements (party BLOB NOT NULL, cycle INTEGER NOT NULL, body BLOB NOT NULL,
+                             PRIMARY KEY (party, cycle)) STRICT;
+    CREATE INDEX statements_of_cycle ON statements (cycle);
+    CREATE TABLE statement_links (party BLOB PRIMARY KEY, cycle INTEGER NOT NULL, body BLOB NOT NULL) STRICT,
+        WITHOUT ROWID;
+    INSERT INTO marks VALUES ('statements_at', 0);
+    """,
 )
 # A WAL of 4 MB is checkpointed in one go: less rewriting of hot pages than the default 1,000 pages of 4 kB
 # each time a batch ends, small enough for a Pi's page cache.
 WAL_PAGES = 1_000
+# Commits read at once by who walks through all of them: a megabyte at full batches.
+COMMITS_PER_READ = 500
 
 
 class State(NamedTuple):
@@ -37,6 +48,14 @@ class State(NamedTuple):
     kind: str
     key: bytes
     body: bytes
+
+
+class StatementRow(NamedTuple):
+    """One party's statement of a cycle, and what its next one takes over, both encoded."""
+
+    party: bytes
+    body: bytes
+    link: bytes
 
 
 class Journal:
@@ -57,11 +76,16 @@ class Journal:
         """The commit up to which the stored states hold."""
         return int(self._db.execute("SELECT value FROM marks WHERE name = 'states_at'").fetchone()[0])
 
+    @property
+    def statements_at(self) -> int:
+        """The last settlement cycle whose statements are stored."""
+        return int(self._db.execute("SELECT value FROM marks WHERE name = 'statements_at'").fetchone()[0])
+
     def states(self) -> Iterator[State]:
         """Yield the stored states; for the start, before anything is committed."""
         for row in self._db.execute("SELECT kind, key, body FROM states"):
             kind, key, body = row
-            yield State(kind, key, _checked(body, f"the {kind} 0x{key.hex()} in {self.path}"))
+            yield State(kind, key, unsealed(body, f"the {kind} 0x{key.hex()} in {self.path}"))
 
     def tail(self) -> Iterator[tuple[int, list[Record]]]:
         """Yield (commit number, records) after the stored states, in order; for the start.
@@ -74,7 +98,7 @@ class Journal:
         ):
             if number != expected:
                 raise JournalFault(f"{self.path} lacks commit {expected}: restore a backup")
-            yield number, decode_records(_checked(body, f"commit {number} of {self.path}"))
+            yield number, decode_records(unsealed(body, f"commit {number} of {self.path}"))
             expected += 1
 
     def records(self, number: int) -> list[Record]:
@@ -84,7 +108,7 @@ class Journal:
         db.close()
         if row is None:
             raise JournalFault(f"{self.path} lacks commit {number}")
-        return decode_records(_checked(row[0], f"commit {number} of {self.path}"))
+        return decode_records(unsealed(row[0], f"commit {number} of {self.path}"))
 
     def commit(self, records: Sequence[Record]) -> tuple[int, "asyncio.Future[None]"]:
         """Hand in one commit; returns its number at once and a future that ends when it is on disk.
@@ -108,6 +132,14 @@ class Journal:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._writer, self._store, number, tuple(states))
 
+    async def store_statements(self, cycle: int, rows: Sequence[StatementRow], drop_to: int) -> None:
+        """Write the statements of one cycle in one transaction, behind every commit handed in before.
+
+        Those of cycles up to `drop_to` are dropped, but never a party's newest.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._store_statements, cycle, rows, drop_to)
+
     async def close(self) -> None:
         """Finish what is queued and close the file."""
         loop = asyncio.get_running_loop()
@@ -127,6 +159,24 @@ class Journal:
             db.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", kept)
             db.executemany("DELETE FROM states WHERE kind = ? AND key = ?", gone)
             db.execute("UPDATE marks SET value = ? WHERE name = 'states_at'", (number,))
+
+        self._transaction(write)
+
+    def _store_statements(self, cycle: int, rows: Sequence[StatementRow], drop_to: int) -> None:
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany(
+                "INSERT INTO statements VALUES (?, ?, ?)", ((row.party, cycle, _sealed(row.body)) for row in rows)
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO statement_links VALUES (?, ?, ?)",
+                ((row.party, cycle, _sealed(row.link)) for row in rows),
+            )
+            db.execute(
+                "DELETE FROM statements WHERE cycle <= ? AND NOT EXISTS (SELECT 1 FROM statement_links AS newest"
+                " WHERE newest.party = statements.party AND newest.cycle = statements.cycle)",
+                (drop_to,),
+            )
+            db.execute("UPDATE marks SET value = ? WHERE name = 'statements_at'", (cycle,))
 
         self._transaction(write)
 
@@ -154,7 +204,8 @@ def _sealed(body: bytes) -> bytes:
     return crc32(body).to_bytes(4, "big") + body
 
 
-def _checked(sealed: bytes, what: str) -> bytes:
+def unsealed(sealed: bytes, what: str) -> bytes:
+    """Return the body of a row of any table. Raises JournalFault, naming `what`, when it is damaged."""
     body = sealed[4:]
     if crc32(body).to_bytes(4, "big") != sealed[:4]:
         raise JournalFault(f"{what} is damaged: restore a backup")
@@ -163,7 +214,45 @@ def _checked(sealed: bytes, what: str) -> bytes:
 
 def unseal_records(sealed: bytes, number: int) -> list[Record]:
     """Return the records in a row of the table of commits. Raises JournalFault when it is damaged."""
-    return decode_records(_checked(sealed, f"commit {number}"))
+    return decode_records(unsealed(sealed, f"commit {number}"))
+
+
+def read_commits(path: Path, after: int, upto: int | None = None) -> Iterator[tuple[int, list[Record]]]:
+    """Yield (commit number, records) of a journal in order, from the one after `after` to `upto` or the last.
+
+    Reads beside a running gateway, in pieces, so that no long read keeps the write-ahead log from being emptied.
+    Raises JournalFault for a journal that cannot be read or lacks a commit.
+    """
+    last = 2**63 - 1 if upto is None else upto
+    query = "SELECT number, body FROM commits WHERE number > ? AND number <= ? ORDER BY number LIMIT ?"
+    while True:
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                rows = db.execute(query, (after, last, COMMITS_PER_READ)).fetchall()
+        except sqlite3.Error as error:
+            raise JournalFault(f"cannot read {path}: {error}") from error
+        for number, body in rows:
+            if number != after + 1:
+                raise JournalFault(f"{path} lacks commit {after + 1}: restore a backup")
+            yield number, unseal_records(body, number)
+            after = number
+        if len(rows) < COMMITS_PER_READ:
+            break
+    if upto is not None and after < upto:
+        raise JournalFault(f"{path} ends at commit {after}, before {upto}")
+
+
+def parties_with_statements(path: Path, cycle: int, after: bytes, limit: int) -> list[bytes]:
+    """Return up to `limit` parties that have a statement of this cycle, by address, from behind `after` on.
+
+    Reads beside a running gateway. Raises JournalFault for a journal that cannot be read.
+    """
+    query = "SELECT party FROM statements WHERE cycle = ? AND party > ? ORDER BY party LIMIT ?"
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return [party for (party,) in db.execute(query, (cycle, after, limit))]
+    except sqlite3.Error as error:
+        raise JournalFault(f"cannot read {path}: {error}") from error
 
 
 def _open(path: Path) -> sqlite3.Connection:

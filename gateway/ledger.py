@@ -9,29 +9,31 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from channels.earning import earn, offset_account
+from channels.earning import earn
 from channels.invariants import InvariantViolation, account_faults, channel_faults
 from channels.machine import Contradiction, open_channel, reopen, transition
 from channels.refusals import Refusal
-from channels.state import (
-    Account,
-    ActionOffset,
-    ActionOpen,
-    ActionSignClaim,
-    Channel,
-    ReceiveReading,
-)
+from channels.state import Account, ActionOpen, Change, Channel, ReceiveReading
 from channels.types import Address, ChannelId, OfferId
 from devices.registry import DEPOSITS_PER_CHANNEL_MAX
+from gateway import chain_effects, cycle_effects
 from gateway import records as r
-from gateway.entries import Device, Party, StoredHistory, Totals
+from gateway.entries import (
+    Aside,
+    Closing,
+    Device,
+    Image,
+    Mark,
+    Mined,
+    Party,
+    Reorganisation,
+    StoredHistory,
+    SumsBefore,
+    Totals,
+)
 from gateway.errors import JournalFault
 from gateway.history import History
-from gateway.tables import Table
-
-# Shown to the operator; the journal holds all of them.
-ENDED_KEPT = 100
-
+from gateway.tables import BlockTable, Table
 
 _TOTALS = b""
 
@@ -49,8 +51,18 @@ class Ledger:
         self.offers: Table[r.OfferIssued] = Table("offer", r.OfferIssued)
         self.opens: Table[r.OpenReceived] = Table("open", r.OpenReceived)
         self.deposits: Table[tuple[bytes, ...]] = Table("deposits", tuple[bytes, ...])  # nonces credited, per channel
-        self.transactions: Table[r.TransactionSigned] = Table("transaction", r.TransactionSigned)
+        self.transactions: Table[r.TransactionSigned] = Table("transaction", r.TransactionSigned)  # outstanding
+        self.mined: Table[Mined] = Table("mined", Mined)  # in blocks that may still be replaced, by hash
+        self.nonces: Table[int] = Table("nonce", int)  # the next nonce of each own address, as far as journaled
+        self.marks: Table[Mark] = Table("mark", Mark)  # blocks within reach of a reorganisation, by number
+        self.undo: BlockTable[Image] = BlockTable("undo", Image)  # by block and channel
+        self.sums_before: BlockTable[SumsBefore] = BlockTable("sums-before", SumsBefore)  # by block
+        self.reorgs: Table[Reorganisation] = Table("reorg", Reorganisation)  # the last ones, by their count
         self.cycles: Table[r.CycleStarted] = Table("cycle", r.CycleStarted)  # started and not ended
+        self.aside: Table[Aside] = Table("aside", Aside)  # by channel id or address
+        self.since: Table[int] = Table("since", int)  # chain seconds of a channel's last claim, or of its opening
+        self.closings: Table[Closing] = Table("closing", Closing)  # under way, by channel id
+        self.closed: Table[Closing] = Table("closed", Closing)  # ended, until the channel is opened again
         self.ended: Table[r.CycleEnded] = Table("ended", r.CycleEnded)
         self._totals: Table[Totals] = Table("totals", Totals)
         self._founded: Table[r.Founded] = Table("founded", r.Founded)
@@ -71,7 +83,17 @@ class Ledger:
                 self.opens,
                 self.deposits,
                 self.transactions,
+                self.mined,
+                self.nonces,
+                self.marks,
+                self.undo,
+                self.sums_before,
+                self.reorgs,
                 self.cycles,
+                self.aside,
+                self.since,
+                self.closings,
+                self.closed,
                 self.ended,
                 self._totals,
                 self._founded,
@@ -99,6 +121,11 @@ class Ledger:
         history = self._histories.get(identifier)
         return None if history is None else history.find(seq)
 
+    def last_seqs(self, identifier: bytes, before: int | None, limit: int) -> list[tuple[int, int]]:
+        """Return the last (seq, commit) of a channel or account with seqs below `before`, newest first."""
+        history = self._histories.get(identifier)
+        return [] if history is None else history.newest(before, limit)
+
     # -- live decisions on readings: applied at once, the caller journals the record --
 
     def charge(self, identifier: ChannelId, reading: ReceiveReading, number: int) -> Refusal | tuple[int, int]:
@@ -119,9 +146,51 @@ class Ledger:
         if isinstance(after, Refusal):
             return after
         self.accounts[identifier] = after
-        self._note(identifier, reading.seq, number)
-        self._count(earnings=1)
+        self.note(identifier, reading.seq, number)
+        self.count(earnings=1)
         return account.earned, after.earned
+
+    # -- for those who apply records --
+
+    def change(self, identifier: ChannelId, change: Change) -> None:
+        """Apply a change to a channel. Raises Contradiction when it cannot follow from its state."""
+        after = transition(self.channels[identifier], change)
+        if isinstance(after, Refusal):
+            raise Contradiction(f"channel 0x{identifier.hex()}: {change} is impossible: {after.wire_name}")
+        self.put_channel(after)
+
+    def put_channel(self, channel: Channel) -> None:
+        """Keep a channel's next state. Raises InvariantViolation for one that cannot be."""
+        if faults := channel_faults(channel):
+            raise InvariantViolation(f"channel 0x{channel.id.hex()}: {'; '.join(faults)}")
+        self.channels[channel.id] = channel
+
+    def put_account(self, account: Account) -> None:
+        """Keep an account's next state. Raises InvariantViolation for one that cannot be."""
+        if faults := account_faults(account):
+            raise InvariantViolation(f"account 0x{account.id.hex()}: {'; '.join(faults)}")
+        self.accounts[account.id] = account
+
+    def note(self, identifier: bytes, seq: int, number: int) -> None:
+        """Remember which commit holds the message that used up a seq."""
+        history = self._histories.get(identifier)
+        if history is None:
+            history = self._histories[identifier] = History()
+        history.add(seq, number)
+        self._changed_histories.add(identifier)
+
+    def found(self, record: r.Founded) -> None:
+        """Keep the journal's first record."""
+        self.founded = self._founded[_TOTALS] = record
+
+    def set_totals(self, **values: Any) -> None:
+        """Set some of the totals."""
+        self._totals[_TOTALS] = replace(self.totals, **values)
+
+    def count(self, **added: int) -> None:
+        """Add to some of the totals."""
+        totals = self.totals
+        self.set_totals(**{name: getattr(totals, name) + n for name, n in added.items()})
 
     # -- records --
 
@@ -131,17 +200,6 @@ class Ledger:
         Raises Contradiction or InvariantViolation when it cannot follow from the state: a fault.
         """
         _HANDLERS[type(record)](self, record, number)
-
-    def _apply_founded(self, record: r.Founded, number: int) -> None:
-        if self.founded is not None:
-            raise Contradiction("a journal is founded once")
-        self.founded = self._founded[_TOTALS] = record
-        # Lanes with a past: what was claimed and settled before is nobody's we know, so that the books balance.
-        before = sum(settled for _, settled in record.lane_totals)
-        self._totals[_TOTALS] = Totals(received=record.held - before, settled=before, block=record.block)
-        for lane, (claimed, _) in zip(record.lanes, record.lane_totals, strict=True):
-            if claimed:
-                self.foreign[lane] = claimed
 
     def _apply_offer(self, record: r.OfferIssued, number: int) -> None:
         self.offers[number.to_bytes(8, "big")] = record
@@ -171,8 +229,11 @@ class Ledger:
         after = open_channel(action) if known is None else reopen(known, action)
         if isinstance(after, Refusal):
             raise Contradiction(f"channel 0x{action.id.hex()} cannot be taken: {after.wire_name}")
-        self._put_channel(after)
+        self.put_channel(after)
+        self.closed.pop(action.id, None)
         if known is None:
+            self.since[action.id] = record.at
+            chain_effects.note_taken(self, action.id, action.position)
             self._recognise(action)
             self.by_payer.setdefault(action.config.payer, []).append(action.id)
 
@@ -188,69 +249,6 @@ class Ledger:
         if isinstance(outcome, Refusal) or outcome[1] != record.earned:
             raise JournalFault(f"reading {record.seq} of 0x{record.id.hex()} replays to {outcome}, not as journaled")
 
-    def _apply_chain_changed(self, record: r.ChainChanged, number: int) -> None:
-        self._change(record.id, record.change)
-
-    def _apply_foreign_claimed(self, record: r.ForeignClaimed, number: int) -> None:
-        self.foreign[record.lane] = record.total
-
-    def _apply_cash(self, record: r.CashReceived, number: int) -> None:
-        self._count(received=record.amount)
-
-    def _apply_lane_settled(self, record: r.LaneSettled, number: int) -> None:
-        self._count(settled=record.amount)
-
-    def _apply_chain_seen(self, record: r.ChainSeen, number: int) -> None:
-        self._totals[_TOTALS] = replace(
-            self.totals, block=record.number, block_hash=record.hash, block_time=record.timestamp
-        )
-
-    def _apply_cycle_started(self, record: r.CycleStarted, number: int) -> None:
-        for identifier, offset in record.channel_offsets:
-            self._change(identifier, ActionOffset(offset))
-        for identifier, offset in record.account_offsets:
-            self._put_account(offset_account(self.accounts[identifier], offset))
-        for identifier, total in record.claims:
-            self._change(identifier, ActionSignClaim(total))
-        self.cycles[record.number.to_bytes(8, "big")] = record
-        self._totals[_TOTALS] = replace(self.totals, cycles=record.number)
-
-    def _apply_payouts_signed(self, record: r.PayoutsSigned, number: int) -> None:
-        for payee, cumulative in record.rows:
-            party = self.party(payee)
-            due = sum(self.accounts[account].net for account in self.by_payee.get(payee, ()))
-            if cumulative > due:
-                raise Contradiction(f"payout of {cumulative} to 0x{payee.hex()} with {due} due")
-            self.parties[payee] = replace(party, signed=max(party.signed, cumulative))
-
-    def _apply_payees_met(self, record: r.PayeesMet, number: int) -> None:
-        for payee, base in record.rows:
-            self.parties[payee] = Party(base=base)
-
-    def _apply_payouts_paid(self, record: r.PayoutsPaid, number: int) -> None:
-        for payee, cumulative in record.rows:
-            party = self.party(payee)
-            if cumulative > party.signed:
-                raise Contradiction(f"0x{payee.hex()} was paid {cumulative}, {party.signed} was signed")
-            self.parties[payee] = replace(party, paid=max(party.paid, cumulative))
-
-    def _apply_transaction_signed(self, record: r.TransactionSigned, number: int) -> None:
-        self.transactions[record.hash] = record
-
-    def _apply_transaction_mined(self, record: r.TransactionMined, number: int) -> None:
-        if self.transactions.pop(record.hash, None) is not None:
-            self._count(gas_used=record.gas_used, gas_fee=record.fee)
-
-    def _apply_cycle_ended(self, record: r.CycleEnded, number: int) -> None:
-        key = record.number.to_bytes(8, "big")
-        # A cycle that a crash cut short is taken up by the next one, and ends with it.
-        for started in [started for started in self.cycles if started <= key]:
-            del self.cycles[started]
-        self.ended[key] = record
-        self._count(settlements=1)
-        if len(self.ended) > ENDED_KEPT:
-            del self.ended[min(self.ended)]
-
     # -- states on disk --
 
     def load(self, kind: str, key: bytes, body: bytes) -> None:
@@ -263,6 +261,9 @@ class Ledger:
     def loaded(self) -> None:
         """Rebuild what is derived, after the last stored state was taken in."""
         self.founded = self._founded.get(_TOTALS)
+        totals = self.totals
+        if totals.block_hash and not self.marks:  # stored by a version that kept none
+            self.marks[chain_effects.block_key(totals.block)] = Mark(totals.block_hash, totals.block_time)
         for channel in self.channels.values():
             self.by_payer.setdefault(channel.config.payer, []).append(channel.id)
         for account in self.accounts.values():
@@ -307,41 +308,13 @@ class Ledger:
                 raise Contradiction(f"channel 0x{action.id.hex()}: {action.claimed} claimed and no lane got it")
             self.foreign[lane] = past - action.claimed
 
-    def _change(self, identifier: ChannelId, change: Any) -> None:
-        after = transition(self.channels[identifier], change)
-        if isinstance(after, Refusal):
-            raise Contradiction(f"channel 0x{identifier.hex()}: {change} is impossible: {after.wire_name}")
-        self._put_channel(after)
-
-    def _put_channel(self, channel: Channel) -> None:
-        if faults := channel_faults(channel):
-            raise InvariantViolation(f"channel 0x{channel.id.hex()}: {'; '.join(faults)}")
-        self.channels[channel.id] = channel
-
-    def _put_account(self, account: Account) -> None:
-        if faults := account_faults(account):
-            raise InvariantViolation(f"account 0x{account.id.hex()}: {'; '.join(faults)}")
-        self.accounts[account.id] = account
-
     def _put_reading(self, identifier: bytes, channel: Channel, seq: int, number: int) -> None:
         self.channels[identifier] = channel
-        self._note(identifier, seq, number)
-        self._count(payments=1)
-
-    def _note(self, identifier: bytes, seq: int, number: int) -> None:
-        history = self._histories.get(identifier)
-        if history is None:
-            history = self._histories[identifier] = History()
-        history.add(seq, number)
-        self._changed_histories.add(identifier)
-
-    def _count(self, **added: int) -> None:
-        totals = self.totals
-        self._totals[_TOTALS] = replace(totals, **{name: getattr(totals, name) + n for name, n in added.items()})
+        self.note(identifier, seq, number)
+        self.count(payments=1)
 
 
 _HANDLERS: dict[type, Callable[[Ledger, Any, int], None]] = {
-    r.Founded: Ledger._apply_founded,
     r.OfferIssued: Ledger._apply_offer,
     r.DeviceAdded: Ledger._apply_device,
     r.AccountOpened: Ledger._apply_account,
@@ -350,16 +323,6 @@ _HANDLERS: dict[type, Callable[[Ledger, Any, int], None]] = {
     r.ChannelTaken: Ledger._apply_channel,
     r.Charged: Ledger._apply_charged,
     r.Earned: Ledger._apply_earned,
-    r.ChainChanged: Ledger._apply_chain_changed,
-    r.ForeignClaimed: Ledger._apply_foreign_claimed,
-    r.CashReceived: Ledger._apply_cash,
-    r.LaneSettled: Ledger._apply_lane_settled,
-    r.ChainSeen: Ledger._apply_chain_seen,
-    r.CycleStarted: Ledger._apply_cycle_started,
-    r.PayoutsSigned: Ledger._apply_payouts_signed,
-    r.PayeesMet: Ledger._apply_payees_met,
-    r.PayoutsPaid: Ledger._apply_payouts_paid,
-    r.TransactionSigned: Ledger._apply_transaction_signed,
-    r.TransactionMined: Ledger._apply_transaction_mined,
-    r.CycleEnded: Ledger._apply_cycle_ended,
+    **chain_effects.HANDLERS,
+    **cycle_effects.HANDLERS,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from channels.types import SETTLEMENT_ADDRESS
 from devices.registry import Registry
 from gateway.books import Books
 from gateway.config import Config
@@ -16,6 +17,8 @@ from gateway.journal import Journal
 from gateway.ledger import Ledger
 from gateway.service import fill_registry, lock_data_dir
 from gateway.terms import TermsBook
+from gateway.watcher import Watcher
+from settlement.port import ExecutionLayer
 
 
 class OfflineBooks:
@@ -27,7 +30,7 @@ class OfflineBooks:
     def __enter__(self) -> "OfflineBooks":
         self._lock = lock_data_dir(Path(self._config.data_dir))
         self.books = Books(Journal(Path(self._config.data_dir) / "journal.sqlite"))
-        self.terms = TermsBook(self._config.offer.withdraw_delay)
+        self.terms = TermsBook(self._config.offer.withdraw_delay, self._config.withdraw_margin_s)
         self.books.replay(self.terms.terms_then, self.terms.observe)
         return self
 
@@ -42,6 +45,21 @@ class OfflineBooks:
     def ledger(self) -> Ledger:
         """The states as of the last commit."""
         return self.books.ledger
+
+    def watcher(self, layer: ExecutionLayer) -> Watcher:
+        """Return what brings these books up to the chain; the journal must have been founded."""
+        founded, chain = self.ledger.founded, self._config.chain
+        assert founded is not None, "asked for after a first run"
+        return Watcher(
+            self.books,
+            layer,
+            founded.token,
+            founded.lanes,
+            frozenset((founded.treasury, *founded.lanes)),
+            settlement=SETTLEMENT_ADDRESS,
+            confirmations=chain.confirmations,
+            poll_s=chain.poll_ms / 1000,
+        )
 
     def add_device(self, body: Mapping[str, Any]) -> None:
         """Enrol a device. Raises SetupError for what cannot be."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from channels.refusals import Refusal
 from channels.state import Account, ActionOpen, Channel, Meter, Phase
-from channels.types import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS, Address
+from channels.types import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS, Address, ChannelId
 from devices.codec import decode
 from devices.enrolment import (
     AlreadyOpen,
@@ -32,8 +32,10 @@ from devices.messages import Open, OpenEarner, Receipt, Status
 from devices.receipts import encode_receipt
 from devices.registry import Registry
 from gateway.books import Books
+from gateway.joining import Joining, Waiting
 from gateway.receipts import account_receipt, bare_refusal, channel_receipt
 from gateway.records import AccountOpened, ChannelTaken, OpenEnded, OpenReceived, Record
+from gateway.reorgs import withdraw_after
 from gateway.sending import Outbox
 from gateway.terms import TermsBook
 from gateway.watcher import Watcher
@@ -49,6 +51,9 @@ IN_FLIGHT_MAX = 256
 RETRY_S = 2.0
 
 Answer = Callable[[str, bytes], Awaitable[None]]
+
+# What asks everything of an `open` but that the operator enrolled the device.
+_ANYBODY = EnrolmentPolicy(demo=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,9 @@ class Openings:
         self._spawn = spawn
         self._granted: list[_Granted] = []
         self._in_flight = 0
+        self.joining = Joining()
         self.on_refused: Callable[[Refusal], None] = lambda refusal: None
+        self.on_ended: Callable[[str, Receipt], None] = lambda device, receipt: None
 
     # -- in the pipeline: no await --
 
@@ -108,8 +115,12 @@ class Openings:
         current = number if records else number - 1  # the commit that holds the state as it is now
         now = self._terms.clock()
         decision = check_open(message, device, self._terms.book, self._registry, self._policy, now)
+        if decision is Refusal.NOT_ENROLLED:
+            decision = self._at_the_door(message, device, now)
         if isinstance(decision, OpenGrant) and self._in_flight + len(self._granted) >= IN_FLIGHT_MAX:
             decision = Refusal.BUSY
+        if isinstance(decision, OpenGrant) and self._closing(decision.id):
+            decision = Refusal.NOT_OPEN  # the deposit would arrive when the rest is paid back already
         if isinstance(decision, AlreadyOpen):
             channel = self._books.ledger.channels[decision.id]
             return _duplicate(channel_receipt(channel, 0, message.answers, current))
@@ -122,11 +133,41 @@ class Openings:
         self._granted.append(_Granted(device, message, decision))
         return None
 
+    def _at_the_door(self, message: Open, device: str, now: int) -> Refusal:
+        """Let a device that nobody enrolled wait for the operator, if all else about its `open` is right."""
+        if not self.joining.left_s:
+            return Refusal.NOT_ENROLLED
+        decision = check_open(message, device, self._terms.book, self._registry, _ANYBODY, now)
+        if isinstance(decision, OpenGrant):
+            return self.joining.knock(
+                Waiting(
+                    decision.id, device, decision.service, decision.config.payer, decision.register, decision.amount
+                )
+            )
+        return decision if isinstance(decision, Refusal) else Refusal.NOT_ENROLLED
+
+    def _earner_at_the_door(self, message: OpenEarner, device: str) -> Refusal:
+        """The same for an earner account."""
+        if not self.joining.left_s:
+            return Refusal.NOT_ENROLLED
+        decision = check_open_earner(message, device, self._terms.book, self._registry, _ANYBODY, self._terms.clock())
+        if isinstance(decision, EarnerGrant) and decision.payee not in self._own:
+            return self.joining.knock(
+                Waiting(decision.id, device, decision.service, decision.payee, decision.register, earner=True)
+            )
+        return decision if isinstance(decision, Refusal) else Refusal.CONFIG_MISMATCH
+
+    def _closing(self, identifier: ChannelId) -> bool:
+        channel = self._books.ledger.channels.get(identifier)
+        return channel is not None and channel.phase is Phase.CLOSING
+
     def _receive_earner(self, device: str, message: OpenEarner, records: list[Record], number: int) -> Receipt:
         ledger = self._books.ledger
         decision = check_open_earner(
             message, device, self._terms.book, self._registry, self._policy, self._terms.clock()
         )
+        if decision is Refusal.NOT_ENROLLED:
+            decision = self._earner_at_the_door(message, device)
         if isinstance(decision, EarnerGrant) and decision.payee in self._own:
             decision = Refusal.CONFIG_MISMATCH  # paying ourselves would count as paid what never left
         if isinstance(decision, AlreadyOpen):
@@ -137,7 +178,10 @@ class Openings:
             identifier = earner_id(message, self._gateway, device, network)
             return bare_refusal(decision, message.answers, identifier, 0, account=True)
         meter = Meter(0, decision.register, 0, decision.offer, decision.offer_serial)
-        account = Account(decision.id, device, decision.service, decision.payee, decision.meter_key, meter)
+        account = Account(
+            decision.id, device, decision.service, decision.payee, decision.meter_key, meter,
+            first_register=decision.register,
+        )  # fmt: skip
         record = AccountOpened(account)
         ledger.apply(record, number)
         records.append(record)
@@ -243,11 +287,7 @@ class Openings:
             return Refusal.NOT_OPEN if known.phase is Phase.CLOSING else None
         if funded:  # wait until that deposit is final
             await self._watcher.passed((await self._layer.head()).number)
-        while True:
-            block = self._watcher.block
-            (view,) = await self._layer.channels([grant.id], block)
-            if self._watcher.applied == block:
-                break  # else the watcher has passed over later events of a channel it did not know
+        block, (view,) = await self._watcher.at_final(lambda at: self._layer.channels([grant.id], at))
         # Money that is there, whoever put it there, opens the channel at once.
         spendable = view.balance > view.total_claimed
         if funded and not spendable:
@@ -266,9 +306,10 @@ class Openings:
             withdrawing=view.withdrawing,
             position=(block + 1 << 32) - 1,  # every event up to and in this block is in these amounts
             funded=spendable,
+            withdraw_after=withdraw_after(view, grant.config.withdraw_delay),
         )
         self._registry.bind_channel(grant.id, grant.device, grant.service)
-        await self._books.write([ChannelTaken(action)])
+        await self._books.write([*self._watcher.seen(), ChannelTaken(action, self._watcher.chain_time)])
         return None
 
     async def _end(self, device: str, message: Open, outcome: Refusal | Status, nonce: bytes = b"") -> None:
@@ -290,6 +331,7 @@ class Openings:
             if outcome is Status.DUPLICATE:
                 receipt = _duplicate(receipt)
         await written
+        self.on_ended(device, receipt)
         await self._answer(device, encode_receipt(receipt, message.encoding))
 
     def _refused(self, device: str, message: Open, refusal: Refusal, number: int) -> Receipt:

@@ -1,5 +1,7 @@
 """Receipts from states and records (docs/protocol.md 3)."""
 
+from msgspec.structs import replace
+
 from channels.refusals import Refusal
 from channels.state import Account, Channel
 from devices.messages import Receipt, Status
@@ -33,6 +35,12 @@ def channel_receipt(
         last_offer=channel.meter.offer,
         offset=channel.offset,
     )
+
+
+def closed_receipt(channel: Channel, seq: int, answers: bytes, commit: int, status: Status) -> Receipt:
+    """Return the answer to a close: the channel as it is now, and all that its payer ever got back."""
+    receipt = channel_receipt(channel, seq, answers, commit)
+    return replace(receipt, status=status, refunded=channel.refunded)
 
 
 def account_receipt(account: Account, seq: int, answers: bytes, commit: int, refusal: Refusal | None = None) -> Receipt:

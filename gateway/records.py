@@ -35,6 +35,9 @@ class Founded(_Record, frozen=True, gc=False, array_like=True, tag="founded"):
     block: int
     held: int
     lane_totals: tuple[tuple[int, int], ...]
+    hash: bytes = b""  # of that block
+    timestamp: int = 0  # chain seconds
+    balances: tuple[int, ...] = ()  # what `held` is the sum of: the treasury's, then each lane's
 
 
 class OfferIssued(_Record, frozen=True, gc=False, array_like=True, tag="offer"):
@@ -77,9 +80,13 @@ class OpenEnded(_Record, frozen=True, gc=False, array_like=True, tag="opened"):
 
 
 class ChannelTaken(_Record, frozen=True, gc=False, array_like=True, tag="channel"):
-    """A channel is bound to its device, service and lane, and waits for its deposit unless it is funded."""
+    """A channel is bound to its device, service and lane, and waits for its deposit unless it is funded.
+
+    `at` is chain seconds.
+    """
 
     action: ActionOpen
+    at: int = 0
 
 
 class Charged(_Record, frozen=True, gc=False, array_like=True, tag="r"):
@@ -155,6 +162,51 @@ class ChainSeen(_Record, frozen=True, gc=False, array_like=True, tag="h"):
     timestamp: int
 
 
+class WithdrawalForeseen(_Record, frozen=True, gc=False, array_like=True, tag="foreseen"):
+    """A payer's withdrawals in blocks that are not final yet: what they can take in all; 0: none any more."""
+
+    id: ChannelId
+    amount: int
+    finalize_after: int  # chain seconds; 0 with amount 0
+
+
+class RevertedChannel(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A channel as the chain has it at the last block that stays."""
+
+    id: ChannelId
+    balance: int
+    claimed: int
+    withdrawing: int
+    withdraw_after: int  # chain seconds; 0 without a withdrawal
+
+
+class RevertedLane(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A lane's totals in the contract at the last block that stays."""
+
+    lane: Address
+    total_claimed: int
+    total_settled: int
+
+
+class ChainReverted(_Record, frozen=True, gc=False, array_like=True, tag="reverted"):
+    """The chain replaced its last blocks: what they did is undone, and read again from the blocks that came instead.
+
+    `number` is the last block that stays, `was` the last one there had been. `channels` are all that the others
+    had changed, `paid` what each payee has got since this journal began. `missed`: the blocks stayed, but some of
+    their events had been kept from us.
+    """
+
+    number: int
+    hash: bytes
+    timestamp: int  # chain seconds
+    was: int
+    at: int  # chain seconds when it was noticed
+    channels: tuple[RevertedChannel, ...]
+    lanes: tuple[RevertedLane, ...]
+    paid: tuple[tuple[Address, int], ...]
+    missed: bool = False
+
+
 class CycleStarted(_Record, frozen=True, gc=False, array_like=True, tag="cycle"):
     """A settlement cycle: what is netted, and the claims about to be signed. All amounts are cumulative."""
 
@@ -163,6 +215,7 @@ class CycleStarted(_Record, frozen=True, gc=False, array_like=True, tag="cycle")
     channel_offsets: tuple[tuple[ChannelId, int], ...]
     account_offsets: tuple[tuple[AccountId, int], ...]
     claims: tuple[tuple[ChannelId, int], ...]
+    chain_time: int = 0  # chain seconds of the last block seen
 
 
 class PayoutsSigned(_Record, frozen=True, gc=False, array_like=True, tag="payouts"):
@@ -202,6 +255,61 @@ class TransactionMined(_Record, frozen=True, gc=False, array_like=True, tag="min
     block: int
     gas_used: int
     fee: int
+    block_hash: bytes = b""  # so that the watcher sees when that block is replaced
+
+
+class TransactionUnmined(_Record, frozen=True, gc=False, array_like=True, tag="unmined"):
+    """The block that held that transaction is not on the chain: it is outstanding again."""
+
+    hash: bytes
+
+
+class ChannelClosing(_Record, frozen=True, gc=False, array_like=True, tag="closing"):
+    """A channel closes: by its device's signed message, which is answered at the end, or by the operator (seq 0)."""
+
+    id: ChannelId
+    seq: int
+    signature: Signature
+    answers: bytes
+    cbor: bool  # the message's encoding, and so its receipt's
+
+
+class ClaimsSigned(_Record, frozen=True, gc=False, array_like=True, tag="claims"):
+    """Final claims of closing channels about to be signed: (id, totalClaimed)."""
+
+    rows: tuple[tuple[ChannelId, int], ...]
+
+
+class RefundSigned(_Record, frozen=True, gc=False, array_like=True, tag="refund"):
+    """A refund about to be signed by the authorizer: valid until the chain has used up this nonce."""
+
+    id: ChannelId
+    nonce: int
+    amount: int
+
+
+class ChannelClosed(_Record, frozen=True, gc=False, array_like=True, tag="closed"):
+    """Everything claimable is claimed and every signed refund is used up, as seen at this block."""
+
+    id: ChannelId
+    block: int
+
+
+class RowsSetAside(_Record, frozen=True, gc=False, array_like=True, tag="aside"):
+    """Rows that reverted alone, (name, key, the chain's reason), and rows of before that went through, (name, key).
+
+    A name is "claim", "close", "pay", "settle" or "sweep"; a key is a channel id or an address.
+    """
+
+    cycle: int
+    rows: tuple[tuple[str, bytes, str], ...]
+    cleared: tuple[tuple[str, bytes], ...] = ()
+
+
+class TransactionLost(_Record, frozen=True, gc=False, array_like=True, tag="lost"):
+    """Another transaction was mined under that one's nonce: it, and whatever replaced it, can never be mined."""
+
+    hash: bytes
 
 
 class CycleEnded(_Record, frozen=True, gc=False, array_like=True, tag="cycle-end"):
@@ -238,7 +346,16 @@ Record: TypeAlias = (
     | PayoutsPaid
     | TransactionSigned
     | TransactionMined
+    | TransactionLost
     | CycleEnded
+    | RowsSetAside
+    | ChannelClosing
+    | ClaimsSigned
+    | RefundSigned
+    | ChannelClosed
+    | WithdrawalForeseen
+    | ChainReverted
+    | TransactionUnmined
 )
 
 

@@ -1,80 +1,156 @@
 """Own transactions: journaled before they are sent, booked when they are mined, sent again after a restart."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from channels.types import Address
 from gateway.books import Books
-from gateway.keys import Key, KeyRing
-from gateway.records import TransactionMined, TransactionSigned
+from gateway.errors import JournalFault
+from gateway.keys import KeyRing
+from gateway.records import Record, TransactionLost, TransactionMined, TransactionSigned
+from settlement.bidding import Bidding
 from settlement.errors import ChainRefused, ChainUnavailable
+from settlement.following import Waiting
 from settlement.port import Call, ExecutionLayer, Revert, TxReceipt
-from settlement.sender import Outgoing, Sender
-from settlement.transactions import transaction_hash
+from settlement.sender import Order, Outcome, Sender, Sent
+from settlement.streams import Outgoing, Outstanding, Stream
 
-
-class Outbox:
-    """One serialised sender per own key, all journaling into the same books."""
-
-    def __init__(self, books: Books, layer: ExecutionLayer, keys: KeyRing, confirmations: int) -> None:
-        self._books = books
-        self._senders = {
-            key.address: self._sender(layer, key, confirmations) for key in (*keys.lanes, keys.treasury, keys.operator)
-        }
-
-    def sender(self, address: Address) -> Sender:
-        """Return the sender of one of our keys."""
-        return self._senders[address]
-
-    async def resume(self) -> None:
-        """Send what a restart found outstanding again and wait for it; call before anything new is sent."""
-        outstanding: dict[Address, list[Outgoing]] = {address: [] for address in self._senders}
-        for record in self._books.ledger.transactions.values():
-            outstanding[record.sender].append(Outgoing(record.raw, record.nonce, record.purpose))
-        for address, sender in self._senders.items():
-            if outstanding[address]:
-                await sender.resume(outstanding[address])
-        for address, sender in self._senders.items():
-            for outgoing in outstanding[address]:
-                await self._mined(sender, outgoing)
-
-    async def execute(self, call: Call, purpose: str) -> TxReceipt | Revert:
-        """Send one transaction and wait until it is mined and booked.
-
-        A call that would revert is not sent and returned as its Revert. While the chain cannot be reached this
-        waits: what was signed stays outstanding until it is mined.
-        """
-        sender = self._senders[call.sender]
-        while True:
-            try:
-                outgoing = await sender.send(call.to, call.data, purpose, value=call.value)
-                break
-            except ChainUnavailable as error:  # nothing was signed yet
-                self.on_trouble(f"{purpose}: {error}")
-                await asyncio.sleep(_RETRY_S)
-        return outgoing if isinstance(outgoing, Revert) else await self._mined(sender, outgoing)
-
-    def _sender(self, layer: ExecutionLayer, key: Key, confirmations: int) -> Sender:
-        async def persist(raw: bytes, nonce: int, purpose: str) -> None:
-            await self._books.write([TransactionSigned(transaction_hash(raw), key.address, nonce, purpose, raw)])
-
-        return Sender(layer, key.private, persist, confirmations=confirmations)
-
-    async def _mined(self, sender: Sender, outgoing: Outgoing) -> TxReceipt:
-        while True:
-            try:
-                receipt = await sender.wait(outgoing)
-                break
-            except (ChainUnavailable, ChainRefused) as error:
-                self.on_trouble(str(error))
-                await asyncio.sleep(_RETRY_S)
-        await self._books.write(
-            [TransactionMined(receipt.tx_hash, receipt.succeeded, receipt.block_number, receipt.gas_used, receipt.fee)]
-        )
-        return receipt
-
-    on_trouble: Callable[[str], None] = staticmethod(lambda text: None)
-
+T = TypeVar("T")
 
 # Between attempts while the chain cannot be reached: long enough not to burden a node that recovers.
 _RETRY_S = 2.0
+
+
+class Outbox:
+    """All own keys, each one serialised stream of transactions, journaling into the same books."""
+
+    def __init__(
+        self,
+        books: Books,
+        layer: ExecutionLayer,
+        keys: KeyRing,
+        confirmations: int,
+        *,
+        bidding: Bidding | None = None,
+        waiting: Waiting | None = None,
+    ) -> None:
+        self._books = books
+        self._sender = Sender(
+            layer,
+            [key.private for key in (*keys.lanes, keys.treasury, keys.operator)],
+            self._persist,
+            booked=self._booked,
+            confirmations=confirmations,
+            bidding=bidding,
+            waiting=waiting or Waiting(timeout_seconds=None),
+        )
+
+    @property
+    def on_trouble(self) -> Callable[[str], None]:
+        """Who is told what does not go forward."""
+        return self._sender.on_trouble
+
+    @on_trouble.setter
+    def on_trouble(self, say: Callable[[str], None]) -> None:
+        self._sender.on_trouble = say
+
+    def stream(self, address: Address) -> Stream:
+        """Return what one of our keys has outstanding."""
+        return self._sender.stream(address)
+
+    async def resume(self) -> None:
+        """Take up what a restart found outstanding: send it again and book what is mined meanwhile, once.
+
+        What is not mined then is followed by `run` and by whoever executes the very same call again. Call it before
+        anything new is sent.
+        """
+        self._take_up()
+        await self._sender.look()
+
+    def resend(self) -> None:
+        """Take up what a reorganisation dropped; `run` sends it again and books it once it is mined."""
+        self._take_up()
+
+    async def run(self) -> None:
+        """Follow in the background what nobody waits for; until cancelled. Raises faults."""
+        await self._sender.run()
+
+    async def execute(self, call: Call, purpose: str) -> TxReceipt | Revert:
+        """Send one transaction and wait until it is mined and booked; see `execute_all`.
+
+        Raises ChainRefused when the node does not take it.
+        """
+        (outcome,) = await self.execute_all([(call, purpose)])
+        if isinstance(outcome, ChainRefused):
+            raise outcome
+        return outcome
+
+    async def send_all(self, calls: Sequence[Order]) -> list[Sent]:
+        """Journal and send without waiting until anything is mined; `run` books it.
+
+        Raises ChainUnavailable when the chain cannot be asked; nothing was signed then.
+        """
+        return await self._sender.send_all(calls)
+
+    async def wait_all(self, entries: Sequence[Outstanding]) -> list[TxReceipt | ChainRefused]:
+        """Wait until what was sent is mined and booked; ChainRefused for what the node does not take."""
+        return await self._reaching(lambda: self._sender.wait_all(entries)) if entries else []
+
+    async def execute_all(self, calls: Sequence[Order]) -> list[Outcome]:
+        """Send (call, purpose) pairs and wait until all are mined and booked; outcomes in the order given.
+
+        The calls of one key get consecutive nonces. All are journaled in one commit before any is sent, and all
+        are judged by the state before any is mined. A call that would revert is not sent and is its Revert; one
+        that reverts on chain has its receipt. A ChainRefused is what the node refuses to judge or to take, or what
+        waits behind such a one: if it was signed already it stays outstanding, and is booked once it is mined. A
+        call that is outstanding already is waited for and not signed again.
+
+        While the chain cannot be reached this waits.
+        """
+        sent = await self._reaching(lambda: self._sender.send_all(calls))
+        entries = [each for each in sent if isinstance(each, Outstanding)]
+        endings = dict(zip(entries, await self.wait_all(entries), strict=True))
+        return [endings[each] if isinstance(each, Outstanding) else each for each in sent]
+
+    async def _reaching(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await attempt()
+            except ChainUnavailable as error:  # nothing was signed, or it stays outstanding
+                self.on_trouble(str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    def _take_up(self) -> None:
+        outstanding = [
+            Outgoing(record.sender, record.nonce, record.purpose, record.raw)
+            for record in self._books.ledger.transactions.values()
+        ]
+        try:
+            self._sender.resume(outstanding, self._books.ledger.nonces)
+        except (KeyError, ValueError) as error:
+            raise JournalFault(f"a journaled transaction is not one of ours: {error}") from error
+
+    async def _persist(self, signed: Sequence[Outgoing]) -> None:
+        await self._books.write(
+            [TransactionSigned(each.tx_hash, each.sender, each.nonce, each.purpose, each.raw) for each in signed]
+        )
+
+    async def _booked(self, ended: Sequence[tuple[Outgoing, TxReceipt | None]]) -> None:
+        records: list[Record] = []
+        for outgoing, receipt in ended:
+            if receipt is None:
+                records.append(TransactionLost(outgoing.tx_hash))
+            elif outgoing.tx_hash in self._books.ledger.transactions:  # else it is booked and was sent once more
+                records.append(
+                    TransactionMined(
+                        receipt.tx_hash,
+                        receipt.succeeded,
+                        receipt.block_number,
+                        receipt.gas_used,
+                        receipt.fee,
+                        receipt.block_hash,
+                    )
+                )
+        if records:
+            await self._books.write(records)

@@ -15,22 +15,29 @@ from devices.link import LinkSettings, MqttVersion
 from devices.offer_book import OfferRejected
 from devices.offers import OfferInvalid
 from devices.registry import Registry
+from gateway.backup import Backups
 from gateway.books import Books
+from gateway.closings import Closings
 from gateway.config import Config
+from gateway.cycle import Cycle, Vouch
 from gateway.errors import SetupError
+from gateway.gas import GasKeeper
 from gateway.journal import Journal
 from gateway.keys import KeyRing
 from gateway.ledger import Ledger
 from gateway.openings import Openings
 from gateway.pipeline import Pipeline
-from gateway.records import Founded
+from gateway.records import CycleEnded, Founded
+from gateway.reorgs import at_block
 from gateway.sending import Outbox
-from gateway.settler import Settler
+from gateway.settler import Settler, claim_policy
+from gateway.statements import Statements
 from gateway.terms import TermsBook, wanted_terms
 from gateway.watcher import Watcher
+from settlement.bidding import Bidding
 from settlement.calls import approve
 from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
-from settlement.port import Call, ExecutionLayer, Revert
+from settlement.port import Call, ExecutionLayer, ReceiverView, Revert
 
 T = TypeVar("T")
 
@@ -40,6 +47,9 @@ log = logging.getLogger("metergate")
 RENEW_EVERY_S = 3600.0
 # Half of what an allowance without bound starts with: renewed long before it can run out.
 ALLOWANCE_MIN = 2**127
+GWEI = 10**9
+# In a data directory while a restore replaces its files: a gateway on half of them would begin new books.
+RESTORING = "restoring"
 
 
 class Gateway:
@@ -54,12 +64,15 @@ class Gateway:
         self.network = Network(config.chain.chain_id, SETTLEMENT_ADDRESS)
         self._lock = lock_data_dir(Path(config.data_dir))
         self.books = Books(Journal(Path(config.data_dir) / "journal.sqlite"))
-        self.terms = TermsBook(config.offer.withdraw_delay)
+        self.terms = TermsBook(config.offer.withdraw_delay, config.withdraw_margin_s)
+        self.backups = Backups(config)
         self.registry = Registry()
         self.link = DeviceLink(_link_settings(config))
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._token_domain: TokenDomain | None = None
+        # Set by whoever runs an embedded layer in this process: it then need not verify the same vouchers again.
+        self.vouch: Vouch = lambda verified: None
 
     @property
     def ledger(self) -> Ledger:
@@ -83,6 +96,7 @@ class Gateway:
             raise SetupError(f"the chain at {self.config.chain.url} does not fit: {error}.") from error
         self._wire()
         await self._renew_offer()
+        await self.statements.issue()  # of a cycle that ended just before a crash
         await self.link.start()
         self.link.publish_offer(self.terms.current.payload)
 
@@ -95,7 +109,6 @@ class Gateway:
             if not await self.layer.has_code(address):
                 raise ChainMisbehaved(f"there is no {name} contract at 0x{address.hex()}")
         await self._found()
-        await self._same_chain()
         self.watcher = Watcher(
             self.books,
             self.layer,
@@ -108,8 +121,22 @@ class Gateway:
         )
         self.terms.clock = lambda: self.watcher.chain_time
         self.terms.silence = lambda: self.watcher.silence_s
-        self.outbox = Outbox(self.books, self.layer, self.keys, self.config.chain.confirmations)
+        chain, gas = self.config.chain, self.config.gas
+        bidding = Bidding(chain.fee_max_gwei * GWEI or None, chain.replace_after_s)
+        self.outbox = Outbox(self.books, self.layer, self.keys, chain.confirmations, bidding=bidding)
         self.outbox.on_trouble = log.warning
+        self.watcher.on_reverted = self.outbox.resend
+        self.gas = GasKeeper(
+            self.layer,
+            self.outbox,
+            self.keys,
+            low=int(gas.low),
+            refill_to=int(gas.refill_to),
+            warn_refills=gas.warn_refills,
+            bidding=bidding,
+        )
+        self.gas.on_trouble = log.warning
+        await self.watcher.recognise()
         await self.outbox.resume()
         await self.watcher.step()
         await self._approve_payouts()
@@ -119,23 +146,19 @@ class Gateway:
         treasury = self.keys.treasury.address
         if await self.layer.allowance(self.token, treasury, self.payouts) >= ALLOWANCE_MIN:
             return
-        (coins,) = await self.layer.native_balances([treasury])
+        coins, spare = await self.layer.native_balances([treasury, self.keys.operator.address])
+        if coins == 0 and spare:
+            await self.gas.step(wait=True)
+            (coins,) = await self.layer.native_balances([treasury])
         if coins == 0:
-            raise SetupError(f"the treasury 0x{treasury.hex()} has no coins for gas: send it some.")
+            raise SetupError(
+                f"the treasury 0x{treasury.hex()} has no coins for gas, and the operator's key"
+                f" 0x{self.keys.operator.address.hex()} has not enough to refill it: send that key some."
+            )
         call = Call(treasury, self.token, approve(self.payouts, U256_MAX))
         outcome = await self.outbox.execute(call, "approve CumulativePayouts")
         if isinstance(outcome, Revert) or not outcome.succeeded:
             raise ChainMisbehaved("the token refuses the treasury's approval of the payouts contract")
-
-    async def _same_chain(self) -> None:
-        """Refuse a chain on which the journal's last block is another one, or none."""
-        totals = self.ledger.totals
-        if totals.block_hash:
-            block = await self.layer.block(totals.block)
-            if block is None or block.hash != totals.block_hash:
-                raise ChainMisbehaved(
-                    f"its block {totals.block} is not the one in the journal: it was reset, or it is another chain"
-                )
 
     async def _found(self) -> None:
         """Write the journal's first record, or check that the journal is of this gateway."""
@@ -144,8 +167,12 @@ class Gateway:
         if founded is None:
             block = max(0, (await self.layer.head()).number - self.config.chain.confirmations)
             treasury = self.keys.treasury.address
-            held = await self.layer.token_balances(self.token, [treasury, *lanes], block)
-            views = await self.layer.receivers([(lane, self.token) for lane in lanes], block)
+
+            async def ask() -> tuple[list[int], list[ReceiverView]]:
+                held = await self.layer.token_balances(self.token, [treasury, *lanes], block)
+                return held, await self.layer.receivers([(lane, self.token) for lane in lanes], block)
+
+            seen, (held, views) = await at_block(self.layer, block, ask)
             await self.books.write(
                 [
                     Founded(
@@ -158,6 +185,9 @@ class Gateway:
                         block=block,
                         held=sum(held),
                         lane_totals=tuple((view.total_claimed, view.total_settled) for view in views),
+                        balances=tuple(held),
+                        hash=seen.hash,
+                        timestamp=seen.timestamp,
                     )
                 ]
             )
@@ -186,28 +216,62 @@ class Gateway:
             answer=self.link.publish_receipt,
             spawn=self._spawn,
         )
+        self.closings = Closings(
+            self.books,
+            self.registry,
+            self.layer,
+            self.watcher,
+            self.keys,
+            self.network,
+            answer=self.link.publish_receipt,
+            spawn=self._spawn,
+        )
         self.pipeline = Pipeline(
             self.books,
             self.link,
             self.terms,
             self.openings,
+            self.closings,
             self.network,
+            gateway=config.gateway,
             fee_basis_points=config.settlement.fee_bps,
             readings_signed=not (config.demo or config.mqtt.authenticated_devices),
             batch_max=config.pipeline.batch_max,
             window_s=config.pipeline.window_ms / 1000,
         )
-        self.settler = Settler(
+        self.statements = Statements(
+            self.books, self.terms, self.keys.authorizer, self.network, kept=config.settlement.statements_kept
+        )
+        cycle = Cycle(
             self.books,
             self.layer,
             self.watcher,
             self.outbox,
             self.keys,
+            self.closings,
+            self.network,
             self.token,
             self.payouts,
             rows_max=config.settlement.rows_max,
+            vouch=self.vouch,
+        )
+        cycle.on_trouble = log.warning
+        self.settler = Settler(
+            self.books,
+            self.layer,
+            self.watcher,
+            cycle,
+            self.closings,
+            self.keys,
+            self.token,
+            claim_policy(config),
+            payout_min=int(config.settlement.payout_min),
             every_s=config.settlement.every_s,
         )
+        self.settler.on_cycle = self._cycle_ended
+        self.closings.on_close = self.settler.wake
+        self.watcher.on_withdrawal = self.settler.alert
+        self.watcher.on_reverted = self._reverted
         self.settler.on_trouble = log.warning
 
     async def run(self) -> None:
@@ -217,14 +281,25 @@ class Gateway:
             group.create_task(self.watcher.run(log.warning))
             group.create_task(self.pipeline.run())
             group.create_task(self.settler.run())
+            group.create_task(self.outbox.run())
+            group.create_task(self.gas.run())
             group.create_task(self._renew())
+            group.create_task(self.backups.run())
             self.openings.resume()
+            self.closings.resume()
 
     async def stop(self) -> None:
         """Say goodbye to the broker, store every state and close the journal."""
         await self.link.stop()
         await self.books.close()
         os.close(self._lock)
+
+    def _reverted(self) -> None:
+        self.outbox.resend()
+        self.closings.resume()
+
+    async def _cycle_ended(self, ended: CycleEnded) -> None:
+        await self.statements.issue()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         assert self._group is not None, "openings begin while the gateway runs"
@@ -291,8 +366,8 @@ def fill_registry(registry: Registry, ledger: Ledger) -> None:
         registry.bind_account(account.id, account.device, account.service)
 
 
-def lock_data_dir(data_dir: Path) -> int:
-    """Keep a second gateway out of the same books."""
+def lock_data_dir(data_dir: Path, *, restoring: bool = False) -> int:
+    """Keep a second gateway out of the same books, and any out of those that are being replaced."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -303,6 +378,9 @@ def lock_data_dir(data_dir: Path) -> int:
     except BlockingIOError as error:
         os.close(descriptor)
         raise SetupError(f"another Metergate is running on {data_dir}.") from error
+    if (data_dir / RESTORING).exists() and not restoring:
+        os.close(descriptor)
+        raise SetupError(f"a restore into {data_dir} did not end: run `metergate restore` again.")
     return descriptor
 
 

@@ -1,50 +1,64 @@
-"""The settler: nets all parties, claims per lane, settles, sweeps to the treasury and pays earners.
+"""The settler: decides when to settle and what is worth its gas, and shows why.
 
-A cycle journals what it is about to sign before it signs. Every amount in it is cumulative, so a cycle that a
-crash cuts short is taken up by the next one: what was claimed or paid already is a no-op.
+A cycle begins on schedule, when the operator asks, when a channel closes, and at once when waiting would be a
+risk: a payer withdraws, a deadline comes near, or more stays unclaimed than the operator wants.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from time import time
-from typing import Any, Generic, TypeVar
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from time import monotonic
 
 from channels.state import Channel, Phase
-from channels.types import SETTLEMENT_ADDRESS, Address
+from channels.types import Address, ChannelId
 from gateway.books import Books
+from gateway.closings import Closings
+from gateway.config import Config
+from gateway.cycle import Cycle, Plan
 from gateway.keys import KeyRing
-from gateway.records import CycleEnded, CycleStarted, PayeesMet, PayoutsPaid, PayoutsSigned
-from gateway.sending import Outbox
+from gateway.positions import channel_position, party_positions
+from gateway.records import CycleEnded
 from gateway.watcher import Watcher
-from settlement import calls
-from settlement.calls import VoucherClaim
+from settlement.claiming import Claimable, Claiming, Policy, Situation, decide, pressing
 from settlement.errors import ChainRefused, ChainUnavailable
-from settlement.netting import (
-    AccountPosition,
-    ChannelPosition,
-    ClaimTarget,
-    Netting,
-    PartyPosition,
-    PayoutTarget,
-    net,
-)
-from settlement.planning import ClaimBatch, LaneAmount, claim_batches, cover, payout_batches, plan_sweeps
-from settlement.port import Call, ExecutionLayer, Revert, TxReceipt
+from settlement.netting import ClaimTarget, Netting, PayoutTarget, net
+from settlement.planning import cover
+from settlement.port import ExecutionLayer
 
-_NETTED = frozenset({Phase.OPEN, Phase.WITHDRAWING, Phase.CLOSING})
-
-
-Row = TypeVar("Row")
+# How often the settler looks whether something presses; looking at every channel takes about a microsecond each.
+LOOK_EVERY_S = 1.0
+# A pressing cycle that did not help (the node is away, a row reverts) is not repeated sooner.
+PRESS_EVERY_S = 5.0
+# What one more payee costs in a `pay`, measured on the embedded layer: an account that is new to the token.
+PAYOUT_ROW_GAS = 57_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Work(Generic[Row]):
-    """One transaction to send: rows that can be split, and the call that carries some of them."""
+class Outlook:
+    """What a cycle now would do, and why: the plan, each channel's decision, and what was read for it."""
 
-    name: str
-    rows: Sequence[Row]
-    call: Callable[[Sequence[Row]], Call]
+    plan: Plan
+    claiming: Claiming
+    situation: Situation
+    unfunded: tuple[PayoutTarget, ...]  # payouts for which there is no cash
+    small: tuple[PayoutTarget, ...]  # payouts that wait until they add up
+    leftovers: bool  # an earlier cycle left something to finish
+
+
+def claim_policy(config: Config) -> Policy:
+    """Return the operator's terms for claims."""
+    settlement = config.settlement
+    return Policy(
+        coin_price=int(settlement.coin_price),
+        risk_ppm_per_day=settlement.risk_ppm_per_day,
+        exposure_channel_max=int(settlement.exposure_channel_max),
+        exposure_party_max=int(settlement.exposure_party_max),
+        exposure_total_max=int(settlement.exposure_total_max),
+        withdraw_margin_s=config.withdraw_margin_s,
+        again_s=math.ceil(PRESS_EVERY_S),
+        rows_max=settlement.rows_max,
+    )
 
 
 class Settler:
@@ -55,227 +69,202 @@ class Settler:
         books: Books,
         layer: ExecutionLayer,
         watcher: Watcher,
-        outbox: Outbox,
+        cycle: Cycle,
+        closings: Closings,
         keys: KeyRing,
         token: Address,
-        payouts: Address,
+        policy: Policy,
         *,
-        rows_max: int,
+        payout_min: int,
         every_s: float,
     ) -> None:
         self._books = books
         self._layer = layer
         self._watcher = watcher
-        self._outbox = outbox
+        self._cycle = cycle
+        self._closings = closings
         self._keys = keys
         self._token = token
-        self._payouts = payouts
-        self._rows_max = rows_max
+        self._policy = policy
+        self._payout_min = payout_min
         self._every_s = every_s
         self._one = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._asked = False
+        self._next = float("inf")
+        self._settlements = 0  # since the start
+        self._failed: dict[bytes, int] = {}  # rows set aside, with the settlement in which they failed last
+        self._gas_price = 0  # wei per gas, as of the last outlook
         self.on_trouble: Callable[[str], None] = lambda text: None
+        self.on_cycle: Callable[[CycleEnded], Awaitable[object]] = _nothing
+
+    # -- when --
 
     async def run(self) -> None:
-        """Settle every `every_s` seconds."""
+        """Settle every `every_s` seconds, and earlier when something presses."""
+        self._next = monotonic() + self._every_s
+        pressed = float("-inf")
         while True:
-            await asyncio.sleep(self._every_s)
+            await self._pause()
+            due = monotonic() >= self._next
+            looking = self._wake.is_set() or monotonic() >= pressed + PRESS_EVERY_S
+            pressing = self._asked or (looking and self.pressing())
+            self._wake.clear()
+            self._asked = False
+            if not (due or pressing):
+                continue
+            if pressing:
+                pressed = monotonic()
+            if due:
+                self._next = monotonic() + self._every_s
             try:
                 await self.settle()
             except (ChainUnavailable, ChainRefused) as error:
                 self.on_trouble(f"this settlement stopped, the next one takes it up: {error}")
 
-    async def settle(self) -> CycleEnded | None:
-        """Run one cycle to its end. Returns None when there was nothing to settle."""
-        async with self._one:
-            return await self._cycle()
+    @property
+    def next_in_s(self) -> float:
+        """Seconds until the next cycle on schedule."""
+        return max(0.0, self._next - monotonic())
 
-    # -- one cycle --
+    def wake(self) -> None:
+        """Run a cycle soon, whatever the schedule says."""
+        self._asked = True
+        self._wake.set()
 
-    async def _cycle(self) -> CycleEnded | None:
-        netting = net(self.positions())
-        totals = netting.totals
-        if not (totals.claim or totals.offset or totals.payout or await self._leftovers()):
-            return None
-        number = self._books.ledger.totals.cycles + 1
-        before = self._moved()
-        await self._books.write([_started(number, netting)])
-        batches = claim_batches(netting.claims, self._rows_max)
-        receipts = await self._execute(self._claim_work(batch) for batch in batches)
-        receipts += await self._collect()
-        await self._pass(receipts)
-        receipts += await self._pay(number, netting.payouts)
-        await self._pass(receipts)
-        settled, claimed, paid = self._moved()
-        ended = CycleEnded(
-            number=number,
-            at=int(time()),
-            offset=totals.offset,
-            claimed=claimed - before[1],
-            settled=settled - before[0],
-            paid=paid - before[2],
-            rows=len(netting.claims),
-            gas_used=sum(receipt.gas_used for receipt in receipts),
+    def alert(self, identifier: ChannelId) -> None:
+        """A payer has begun to withdraw: look at once whether that touches what is owed."""
+        channel = self._books.ledger.channels[identifier]
+        amount = max(channel.withdrawing, channel.foreseen)
+        self.on_trouble(
+            f"the payer of channel 0x{identifier.hex()} withdraws {amount} of {channel.balance};"
+            f" {channel.unclaimed} is owed and not claimed"
         )
-        await self._books.write([ended])
+        self._wake.set()
+
+    async def _pause(self) -> None:
+        until = min(self._next - monotonic(), LOOK_EVERY_S)
+        try:
+            async with asyncio.timeout(max(until, 0)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def pressing(self) -> bool:
+        """Tell whether something cannot wait: a withdrawal, or more unclaimed than the operator wants."""
+        if self._closings.pressing:
+            return True
+        ledger = self._books.ledger
+        policy = self._policy
+        bounded = policy.exposure_channel_max or policy.exposure_party_max or policy.exposure_total_max
+        rows = [
+            row
+            for channel in ledger.channels.values()
+            if (bounded or _pending(channel)) and channel.phase is not Phase.CLOSING and channel.id not in ledger.aside
+            if (row := self._claimable(channel, _target(channel))).amount
+        ]
+        return pressing(rows, policy, Situation(self._watcher.chain_time, self._gas_price))
+
+    # -- what --
+
+    async def settle(self, *, whatever_it_costs: bool = False) -> CycleEnded | None:
+        """Run one cycle to its end. Returns None when there was nothing to settle.
+
+        By the operator's policy; or `whatever_it_costs`: then all is claimed and paid.
+        """
+        async with self._one:
+            self._settlements += 1  # whether or not there is anything to do: a failed row's pause is counted in these
+            outlook = await self.outlook(whatever_it_costs=whatever_it_costs)
+            if outlook.unfunded:
+                lacking = sum(payout.amount for payout in outlook.unfunded)
+                self.on_trouble(
+                    f"the treasury lacks {lacking} base units for {len(outlook.unfunded)} payouts; they wait"
+                )
+            plan = outlook.plan
+            anything = plan.claims or plan.payouts or plan.netting.totals.offset
+            if not (anything or outlook.leftovers or self._closings.under_way):
+                return None
+            ended = await self._cycle.run(plan)
+            aside = self._books.ledger.aside
+            self._failed |= {key: self._settlements for key, row in aside.items() if row.cycle == ended.number}
+        await self.on_cycle(ended)
         return ended
 
-    def _moved(self) -> tuple[int, int, int]:
-        """Return what was settled, claimed and paid over all time."""
-        ledger = self._books.ledger
-        claimed = sum(channel.claimed for channel in ledger.channels.values())
-        return ledger.totals.settled, claimed, sum(party.paid for party in ledger.parties.values())
+    async def outlook(self, *, whatever_it_costs: bool = False) -> Outlook:
+        """Return what a cycle now would do and why; changes nothing."""
+        lanes = [key.address for key in self._keys.lanes]
+        fees = await self._layer.fees()
+        receivers = await self._layer.receivers([(lane, self._token) for lane in lanes])
+        balances = await self._layer.token_balances(self._token, [self._keys.treasury.address, *lanes])
+        head = await self._layer.head()
+        # From here on nothing awaits: the decision is on one state of the books.
+        policy = replace(self._policy, coin_price=0) if whatever_it_costs else self._policy
+        self._gas_price = gas_price = head.base_fee + fees.max_priority_fee_per_gas
+        netting = net(party_positions(self._books.ledger))
+        claims, payouts = self._ordinary(netting), netting.payouts
+        least = 0 if whatever_it_costs else max(self._payout_min, policy.cost(PAYOUT_ROW_GAS, gas_price))
+        wanted = tuple(payout for payout in payouts if payout.amount >= least)
+        overdue = sum(party.signed - party.paid for party in self._books.ledger.parties.values())
+        cash = sum(balances) + sum(view.unsettled for view in receivers) - overdue
+        situation = Situation(
+            now=self._watcher.chain_time,
+            gas_price=gas_price,
+            cash_needed=max(0, sum(payout.amount for payout in wanted) - cash),
+        )
+        claiming = decide([self._claimable_of(claim) for claim in claims], policy, situation)
+        chosen = tuple(claim for claim in claims if claim.id in claiming.claims)
+        covered, unfunded = cover(wanted, cash + claiming.claimed)
+        # A lane is emptied when that brings more than its gas, or when payees wait for it.
+        short_of_cash = balances[0] < overdue + sum(payout.amount for payout in covered)
+        collect_min = 1 if short_of_cash else max(1, policy.cost(policy.gas.lane, gas_price))
+        plan = Plan(netting, chosen, covered, collect_min)
+        lane_worth = (view.unsettled + held for view, held in zip(receivers, balances[1:], strict=True))
+        leftovers = bool(self._books.ledger.cycles) or overdue > 0 or any(worth >= collect_min for worth in lane_worth)
+        small = tuple(payout for payout in payouts if payout.amount < least)
+        return Outlook(plan, claiming, situation, unfunded, small, leftovers)
 
-    def positions(self) -> list[PartyPosition]:
-        """Return every party as netting sees it."""
-        ledger = self._books.ledger
+    def _ordinary(self, netting: Netting) -> list[ClaimTarget]:
+        """Return the claims that may go into this cycle: closing channels claim apart, failed rows later."""
+        channels = self._books.ledger.channels
         return [
-            PartyPosition(
-                address=address,
-                channels=tuple(
-                    _channel_position(ledger.channels[identifier])
-                    for identifier in ledger.by_payer.get(address, ())
-                    if ledger.channels[identifier].phase in _NETTED
-                ),
-                accounts=tuple(
-                    AccountPosition(identifier, ledger.accounts[identifier].net, ledger.accounts[identifier].offset)
-                    for identifier in ledger.by_payee.get(address, ())
-                ),
-                signed=ledger.party(address).signed,
-            )
-            for address in sorted(ledger.by_payer.keys() | ledger.by_payee.keys())
+            claim
+            for claim in netting.claims
+            if channels[claim.id].phase is not Phase.CLOSING and not self._left_aside(channels[claim.id])
         ]
 
-    async def _leftovers(self) -> bool:
-        """Tell whether a cycle cut short left something to settle, to pay or to end."""
-        if self._books.ledger.cycles:
-            return True
-        lanes = [key.address for key in self._keys.lanes]
-        views = await self._layer.receivers([(lane, self._token) for lane in lanes])
-        return any(view.unsettled for view in views) or any(
-            party.signed > party.paid for party in self._books.ledger.parties.values()
+    def _left_aside(self, channel: Channel) -> bool:
+        """Tell whether a claim that failed before is left out once more; never while a withdrawal runs."""
+        ledger = self._books.ledger
+        aside = ledger.aside.get(channel.id)
+        if aside is None or _pending(channel) or channel.id not in self._failed:  # after a restart all are tried
+            return False
+        return self._settlements < self._failed[channel.id] + aside.pause
+
+    def _claimable_of(self, claim: ClaimTarget) -> Claimable:
+        return self._claimable(self._books.ledger.channels[claim.id], claim.total_claimed)
+
+    def _claimable(self, channel: Channel, target: int) -> Claimable:
+        """Return a channel as the decision sees it, to be claimed up to `target`."""
+        pending = _pending(channel)
+        return Claimable(
+            id=channel.id,
+            party=channel.config.payer,
+            lane=channel.lane,
+            amount=max(0, target - channel.claimed),
+            since=self._books.ledger.since.get(channel.id, 0),
+            finalize_after=channel.finalize_after if pending else None,
+            at_stake=max(0, target - channel.usable_balance) if pending else 0,
         )
 
-    def _claim_work(self, batch: ClaimBatch) -> "_Work[ClaimTarget]":
-        lane = self._keys.lanes[batch.lane].address
 
-        def call(rows: Sequence[ClaimTarget]) -> Call:
-            channels = [self._books.ledger.channels[row.id] for row in rows]
-            claims = [
-                VoucherClaim(channel.config, channel.ceiling, channel.ceiling_signature, row.total_claimed)
-                for channel, row in zip(channels, rows, strict=True)
-            ]
-            return Call(lane, SETTLEMENT_ADDRESS, calls.claim(claims))
-
-        return _Work("claim", batch.rows, call)
-
-    async def _collect(self) -> list[TxReceipt]:
-        """Settle every lane that has something unsettled, then sweep lanes into the treasury."""
-        lanes = [key.address for key in self._keys.lanes]
-        views = await self._layer.receivers([(lane, self._token) for lane in lanes])
-        unsettled = [lane for lane, view in zip(lanes, views, strict=True) if view.unsettled]
-        receipts = await self._execute(_Work("settle", (lane,), self._settle_call) for lane in unsettled)
-        balances = await self._layer.token_balances(self._token, lanes)
-        sweeps = plan_sweeps(enumerate(balances))
-        return receipts + await self._execute(_Work("sweep", (sweep,), self._sweep_call) for sweep in sweeps)
-
-    def _settle_call(self, lane: Sequence[Address]) -> Call:
-        return Call(lane[0], SETTLEMENT_ADDRESS, calls.settle(lane[0], self._token))
-
-    def _sweep_call(self, sweep: Sequence[LaneAmount]) -> Call:
-        data = calls.transfer(self._keys.treasury.address, sweep[0].amount)
-        return Call(self._keys.lanes[sweep[0].lane].address, self._token, data)
-
-    async def _pay(self, number: int, payouts: tuple[PayoutTarget, ...]) -> list[TxReceipt]:
-        """Pay what the treasury's cash covers."""
-        treasury = self._keys.treasury.address
-        (cash,) = await self._layer.token_balances(self._token, [treasury])
-        # What was signed and is not paid yet (a cycle cut short) is owed first, out of the same cash.
-        ledger = self._books.ledger
-        overdue = {payee for payee, party in ledger.parties.items() if party.signed > party.paid}
-        owed_first = sum(ledger.party(payee).signed - ledger.party(payee).paid for payee in overdue)
-        covered, deferred = cover(payouts, cash - owed_first)
-        if deferred:
-            waiting = sum(payout.amount for payout in deferred)
-            self.on_trouble(f"the treasury lacks {waiting} base units for {len(deferred)} payouts; they wait")
-        cumulative = {payee: ledger.party(payee).signed for payee in overdue}
-        cumulative |= {payout.payee: payout.cumulative for payout in covered}
-        if not cumulative:
-            return []
-        await self._meet([payee for payee in cumulative if payee not in ledger.parties])
-        await self._books.write([PayoutsSigned(number, tuple(sorted(cumulative.items())))])
-        targets = [PayoutTarget(payee, upto, upto - ledger.party(payee).paid) for payee, upto in cumulative.items()]
-        batches = payout_batches(targets, self._rows_max)
-        receipts = await self._execute(_Work("pay", batch.rows, self._pay_call) for batch in batches)
-        payees = sorted(cumulative)
-        found = await self._layer.paid(self._payouts, treasury, self._token, payees)
-        rows = [(payee, total - ledger.party(payee).base) for payee, total in zip(payees, found, strict=True)]
-        await self._books.write([PayoutsPaid(tuple(rows))])
-        return receipts
-
-    async def _meet(self, payees: list[Address]) -> None:
-        """Journal what the treasury had paid new payees before this journal: contract totals begin there."""
-        if payees:
-            found = await self._layer.paid(self._payouts, self._keys.treasury.address, self._token, payees)
-            await self._books.write([PayeesMet(tuple(zip(payees, found, strict=True)))])
-
-    def _pay_call(self, rows: Sequence[PayoutTarget]) -> Call:
-        totals = [(row.payee, self._books.ledger.party(row.payee).base + row.cumulative) for row in rows]
-        return Call(self._keys.treasury.address, self._payouts, calls.pay(self._token, totals))
-
-    async def _execute(self, works: "Iterable[_Work[Any]]") -> list[TxReceipt]:
-        """Send transactions side by side and wait for all; a fault of one is raised when all have ended."""
-        outcomes = await asyncio.gather(*(self._run_work(work) for work in works), return_exceptions=True)
-        receipts: list[TxReceipt] = []
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            receipts += outcome
-        return receipts
-
-    async def _run_work(self, work: "_Work[Any]") -> list[TxReceipt]:
-        """Send one batch; one that reverts is halved, so that a bad row starves no other."""
-        purpose = f"{work.name} {len(work.rows)}"
-        try:
-            outcome = await self._outbox.execute(work.call(work.rows), purpose)
-        except ChainRefused as error:
-            self.on_trouble(f"{purpose} was not taken: {error}")
-            return []
-        receipts = [] if isinstance(outcome, Revert) else [outcome]
-        if receipts and receipts[0].succeeded:
-            return receipts
-        if len(work.rows) > 1:
-            middle = len(work.rows) // 2
-            for rows in (work.rows[:middle], work.rows[middle:]):
-                receipts += await self._run_work(_Work(work.name, rows, work.call))
-            return receipts
-        reason = outcome.reason if isinstance(outcome, Revert) else f"transaction 0x{outcome.tx_hash.hex()} reverted"
-        self.on_trouble(f"{purpose} left out: {reason}: {work.rows[0]}")
-        return receipts
-
-    async def _pass(self, receipts: list[TxReceipt]) -> None:
-        """Wait until the watcher has journaled everything up to the last of these transactions."""
-        if receipts:
-            await self._watcher.passed(max(receipt.block_number for receipt in receipts))
+async def _nothing(ended: CycleEnded) -> None:
+    """Nobody waits for the ends of cycles."""
 
 
-def _channel_position(channel: Channel) -> ChannelPosition:
-    return ChannelPosition(
-        id=channel.id,
-        lane=channel.lane,
-        owed=channel.owed,
-        committed=channel.committed,
-        claimed=channel.claimed,
-        limit=min(channel.ceiling, channel.balance),
-        offset=channel.offset,
-        proven=channel.proven,
-    )
+def _pending(channel: Channel) -> bool:
+    return max(channel.withdrawing, channel.foreseen) > 0
 
 
-def _started(number: int, netting: Netting) -> CycleStarted:
-    return CycleStarted(
-        number=number,
-        at=int(time()),
-        channel_offsets=tuple(row for party in netting.parties for row in party.channel_offsets),
-        account_offsets=tuple(row for party in netting.parties for row in party.account_offsets),
-        claims=tuple((claim.id, claim.total_claimed) for claim in netting.claims),
-    )
+def _target(channel: Channel) -> int:
+    position = channel_position(channel)
+    return min(position.owed, position.limit)

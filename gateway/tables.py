@@ -1,6 +1,6 @@
 """Keyed states in memory that remember what changed since they were last stored."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, KeysView, MutableMapping
 from typing import Any, Generic, TypeVar
 
 import cbor2
@@ -19,6 +19,13 @@ class Table(MutableMapping[bytes, V], Generic[V]):
         self._type = value_type
         self._rows: dict[bytes, V] = {}
         self._dirty: set[bytes] = set()
+        self._followers: tuple[set[bytes], ...] = ()
+
+    def follow(self) -> set[bytes]:
+        """Return a set into which the key of every change goes from now on; the caller empties it."""
+        follower: set[bytes] = set()
+        self._followers = (*self._followers, follower)
+        return follower
 
     def __getitem__(self, key: bytes) -> V:
         return self._rows[key]
@@ -26,10 +33,14 @@ class Table(MutableMapping[bytes, V], Generic[V]):
     def __setitem__(self, key: bytes, value: V) -> None:
         self._rows[key] = value
         self._dirty.add(key)
+        for follower in self._followers:
+            follower.add(key)
 
     def __delitem__(self, key: bytes) -> None:
         del self._rows[key]
         self._dirty.add(key)
+        for follower in self._followers:
+            follower.add(key)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._rows)
@@ -49,3 +60,42 @@ class Table(MutableMapping[bytes, V], Generic[V]):
         changed: list[tuple[str, bytes, object | None]] = [(self.kind, key, self._rows.get(key)) for key in self._dirty]
         self._dirty.clear()
         return changed
+
+
+class BlockTable(Table[V]):
+    """A table whose keys begin with a block number (8 bytes, big-endian), found and forgotten by it."""
+
+    def __init__(self, kind: str, value_type: Any) -> None:
+        super().__init__(kind, value_type)
+        self._by_block: dict[int, set[bytes]] = {}
+
+    @property
+    def blocks(self) -> KeysView[int]:
+        """The blocks that have entries, in no order."""
+        return self._by_block.keys()
+
+    def after(self, block: int) -> Iterator[bytes]:
+        """Yield the keys of later blocks than this one, in no order."""
+        return (key for number, keys in self._by_block.items() if number > block for key in keys)
+
+    def forget(self, block: int) -> None:
+        """Delete the entries of this block and of all earlier ones."""
+        for number in [number for number in self._by_block if number <= block]:
+            for key in list(self._by_block[number]):
+                del self[key]
+
+    def __setitem__(self, key: bytes, value: V) -> None:
+        super().__setitem__(key, value)
+        self._by_block.setdefault(int.from_bytes(key[:8], "big"), set()).add(key)
+
+    def __delitem__(self, key: bytes) -> None:
+        super().__delitem__(key)
+        number = int.from_bytes(key[:8], "big")
+        self._by_block[number].remove(key)
+        if not self._by_block[number]:
+            del self._by_block[number]
+
+    def load(self, key: bytes, body: bytes) -> None:
+        """Take a stored state in at the start, as `Table.load` does."""
+        super().load(key, body)
+        self._by_block.setdefault(int.from_bytes(key[:8], "big"), set()).add(key)

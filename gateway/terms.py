@@ -11,16 +11,16 @@ from gateway.config import Config, ServiceConfig
 from gateway.keys import KeyRing
 from gateway.records import OfferIssued, Record
 
-# Subtracted from the withdrawal delay: time to notice that the chain is back, to claim and to be mined.
-STALE_MARGIN_S = 300
-
 
 class TermsBook:
-    """Wraps the offer book with chain time. `clock` returns chain seconds, `silence` seconds without a block."""
+    """Wraps the offer book with chain time. `clock` returns chain seconds, `silence` seconds without a block.
 
-    def __init__(self, withdraw_delay: int) -> None:
+    `withdraw_margin` is what is left of a withdrawal's delay, in seconds, when its channel must be claimed.
+    """
+
+    def __init__(self, withdraw_delay: int, withdraw_margin: int) -> None:
         self.book = OfferBook()
-        self._stale_after_s = max(withdraw_delay - STALE_MARGIN_S, withdraw_delay // 2)
+        self._stale_after_s = withdraw_delay - withdraw_margin
         self.clock: Callable[[], int] = lambda: 0
         self.silence: Callable[[], float] = lambda: float("inf")
 

@@ -2,45 +2,62 @@
 
 It follows the logs of the settlement contract, our own transactions included, up to the last final block. The
 cursor is journaled in the commit that holds the events before it, so a restart neither misses nor repeats one.
+When the chain replaces blocks that were final for us, what they did is taken back and read again; payers'
+withdrawals are looked for in the blocks that are not final yet, too.
 """
 
 import asyncio
+import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import TypeVar
 
-from channels.state import (
-    ChainChange,
-    ContractReceiveClaim,
-    ContractReceiveDeposit,
-    ContractReceiveRefund,
-    ContractReceiveWithdrawFinalized,
-    ContractReceiveWithdrawInitiated,
-)
 from channels.types import Address, ChannelId
+from gateway.block_logs import BlockLogs
 from gateway.books import Books
-from gateway.records import CashReceived, ChainChanged, ChainSeen, ForeignClaimed, LaneSettled, Record
-from settlement.errors import ChainRefused, ChainUnavailable
-from settlement.events import (
-    ChainEvent,
-    Claimed,
-    Deposited,
-    Refunded,
-    Settled,
-    Transfer,
-    WithdrawFinalized,
-    WithdrawInitiated,
-)
+from gateway.chain_effects import differences, highest_effect
+from gateway.chain_reading import LogReader
+from gateway.comparing import Comparison
+from gateway.entries import Mark
+from gateway.records import ChainReverted, ChainSeen, Record
+from gateway.recovery import Recovery
+from gateway.reorgs import Trail, known_block, known_blocks, last_common, read_reverted
+from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
+from settlement.events import ChainEvent
 from settlement.port import Block, ExecutionLayer
+
+T = TypeVar("T")
+
+log = logging.getLogger("metergate")
 
 # Public nodes answer log queries over a few thousand blocks; a long outage is caught up in steps of this size.
 BLOCKS_PER_STEP = 1_000
+# Nodes behind a balancer differ in the last blocks, and one that lags leaves their logs out without a word. So
+# these blocks are read one by one, each by its hash, which such a node has to refuse.
+BLOCKS_ONE_BY_ONE = 8
 # Without events, the cursor is journaled only this often: a restart reads at most that many empty blocks again.
 SEEN_EVERY_BLOCKS = 2_000
+# A chain that replaces blocks while they are read is looked at again; one that does so every time is asked later.
+ATTEMPTS = 5
+# A node that lags is waited for in silence, but not longer.
+LAG_S = 30.0
+
+
+class _Found(Enum):
+    """Where the last block read is."""
+
+    ON_CHAIN = "on the chain"
+    GONE = "replaced: the books went back"
+    UNKNOWN = "not known to this node: it lags"
 
 
 class Watcher:
-    """Follows one chain for one gateway."""
+    """Follows one chain for one gateway.
+
+    `on_reverted` is called when own transactions may have been dropped from the chain: they are to be sent again.
+    `on_withdrawal` is called at first sight of a payer's withdrawal, and again after a restart while it is pending.
+    """
 
     def __init__(
         self,
@@ -57,17 +74,24 @@ class Watcher:
         self._books = books
         self._layer = layer
         self._token = token
-        self._lanes = frozenset(lanes)
-        self._cash = cash
-        self._settlement = settlement
+        self._logs = BlockLogs(layer, token, cash)
+        self._reader = LogReader(books.ledger, token, lanes, cash, settlement)
+        self._trail = Trail(books.ledger)
+        self._recovery = Recovery(books, layer, self._trail)
+        self._comparison = Comparison(books.ledger)
         self._confirmations = confirmations
         self._poll_s = poll_s
         self.block = books.ledger.totals.block  # everything up to here is in the journal
         self.applied = self.block  # and up to here in the ledger
         self.head: Block | None = None
         self._head_at = 0.0
+        self._on_chain = False  # `block` was found on the chain of `head`
+        self._times_back = 0  # how often blocks were taken back
+        self._foreseen = {channel.id for channel in books.ledger.channels.values() if channel.foreseen}
         self._step = asyncio.Lock()
         self._passed = asyncio.Condition()
+        self.on_reverted: Callable[[], None] = lambda: None
+        self.on_withdrawal: Callable[[ChannelId], None] = lambda identifier: None
 
     @property
     def chain_time(self) -> int:
@@ -79,133 +103,297 @@ class Watcher:
         """Seconds since the chain last showed a block, on a clock that nobody can set; infinite before it did."""
         return float("inf") if self.head is None else time.monotonic() - self._head_at
 
+    def hash_of(self, block: int) -> bytes | None:
+        """Return the hash of a final block that is remembered."""
+        return self._trail.hash_of(block)
+
     async def run(self, on_trouble: Callable[[str], None]) -> None:
         """Follow the chain; one that is unreachable or refuses is asked again, all else is a fault and raised."""
+        for channel in list(self._books.ledger.channels.values()):
+            if channel.withdrawing or channel.foreseen:
+                self.on_withdrawal(channel.id)
         pause = self._poll_s
         while True:
             try:
                 await self.step()
+                await self.compare()
                 pause = self._poll_s
             except (ChainUnavailable, ChainRefused) as error:
                 on_trouble(str(error))
                 pause = min(pause * 2, 10.0)  # long enough for a node to recover, short against any delay
             await asyncio.sleep(pause)
 
+    async def recognise(self) -> None:
+        """Go back to where the chain and the journal agree, before anything new is read: for the start.
+
+        Raises ChainMisbehaved when they agree nowhere, as far as the journal remembers.
+        """
+        async with self._step:
+            for _ in range(ATTEMPTS):
+                head = await self._layer.head()
+                found = await self._stay(head)
+                if found is _Found.ON_CHAIN:
+                    self._saw(head)
+                    return
+                if found is _Found.UNKNOWN:
+                    await asyncio.sleep(self._poll_s)
+            raise ChainUnavailable(f"the chain's last blocks cannot be read: {self._logs.trouble}")
+
     async def step(self) -> None:
         """Read what is new up to the last final block, journal it, and wake those who wait for it."""
         async with self._step:
-            head = await self._layer.head()
-            if self.head is None or head.number != self.head.number:
-                self.head, self._head_at = head, time.monotonic()
-            final = head.number - self._confirmations
-            while self.block < final:
-                to = min(final, self.block + BLOCKS_PER_STEP)
-                await self._read(self.block + 1, to)
-                self.block = to
-                async with self._passed:
-                    self._passed.notify_all()
+            for _ in range(ATTEMPTS):
+                if await self._advance():
+                    return
+            raise ChainUnavailable(f"the chain's last blocks cannot be read: {self._logs.trouble}")
 
     async def passed(self, block: int) -> None:
         """Wait until every event up to and in this block is in the journal."""
         async with self._passed:
             await self._passed.wait_for(lambda: self.block >= block)
 
-    async def _read(self, first: int, last: int) -> None:
-        events = await self._layer.events(first, last)
-        incoming = await self._layer.transfers_to(self._token, sorted(self._cash), first, last)
-        block = await self._layer.block(last)
-        if block is None:
-            raise ChainUnavailable(f"the chain no longer has its block {last}")
+    async def at_final(self, ask: Callable[[int], Awaitable[T]]) -> tuple[int, T]:
+        """Return the last final block and what `ask(block)` answers of it.
+
+        When this returns the ledger still is as of that block; so it is for a record that is written next,
+        without an await between, and behind those of `seen`.
+        """
+        while True:
+            block, times = self.block, self._times_back
+            answer = await ask(block)
+            # Else the watcher has passed over later events of a channel that it did not know, or went back.
+            if (self.applied, self._times_back) == (block, times):
+                return block, answer
+
+    async def compare(self) -> None:
+        """Compare some channels with what the chain says of them, when it is time; where they differ, read again.
+
+        Raises ChainMisbehaved when they differ although every event was read twice.
+        """
+        ids = self._comparison.due(self.chain_time)
+        if not ids:
+            return
+        _, views = await self.at_final(lambda block: self._layer.channels(ids, block))
+        if found := self._comparison.differences(dict(zip(ids, views, strict=True))):
+            async with self._step:
+                await self._read_again(found)
+        else:
+            self._comparison.done(self.chain_time, ids)
+
+    # -- one look at the chain --
+
+    async def _advance(self) -> bool:
+        """Follow the chain to its head as it is now; returns False when blocks were replaced meanwhile."""
+        head = await self._layer.head()
+        last = self.head
+        if last is None or head.hash != last.hash:
+            if last is not None and head.number < last.number and not self._trail.contradicts(head):
+                return self._lags(head)
+            self._on_chain = self._on_chain and last is not None and head.parent_hash == last.hash
+        if not self._on_chain:
+            found = await self._stay(head)
+            if found is not _Found.ON_CHAIN:
+                return found is _Found.UNKNOWN and self._lags(head)
+        if last is None or head.hash != last.hash:
+            dropped = await self._dropped(head)
+            self._saw(head)
+            if dropped:
+                self.on_reverted()
+        while self.block < head.number - self._confirmations:
+            if not await self._read(self.block + 1, self._upto(head), head):
+                self._on_chain = False
+                return False
+            async with self._passed:
+                self._passed.notify_all()
+        return await self._look_around(head)
+
+    def _saw(self, head: Block) -> None:
+        self.head, self._head_at = head, time.monotonic()
+        self._trail.saw(head)
+
+    def _lags(self, head: Block) -> bool:
+        """A node that knows less than was seen says nothing: return True, or raise when that lasts."""
+        last = max(self.block, -1 if self.head is None else self.head.number)
+        self._logs.trouble = f"its last block is {head.number}, and it had block {last}: the node lags"
+        if self.silence_s > LAG_S:
+            raise ChainUnavailable(self._logs.trouble)
+        return True
+
+    def _upto(self, head: Block) -> int:
+        """Return where the next step ends: far from the head after many blocks, near it after one."""
+        far = min(self.block + BLOCKS_PER_STEP, head.number - max(self._confirmations, BLOCKS_ONE_BY_ONE))
+        return max(far, self.block + 1)
+
+    async def _look_around(self, head: Block) -> bool:
+        """Do what is to be done besides reading final blocks."""
+        if wrong := await self._recovery.misplaced(self.block):
+            await self._books.write(wrong)
+            self.on_reverted()
+        if self._recovery.payouts_dropped and (paid := await self._recovery.payouts_back(self.at_final)):
+            await self._books.write([*self.seen(), *paid])
+        return await self._foresee(head)
+
+    async def _dropped(self, head: Block) -> bool:
+        """Tell whether blocks are gone that may have held what is outstanding, though they were not final yet."""
+        last = self.head
+        if last is None or last.number <= self.block or head.parent_hash == last.hash:
+            return False
+        if not self._books.ledger.transactions:
+            return False
+        block = await self._layer.block(last.number)
+        return block is not None and block.hash != last.hash
+
+    async def _stay(self, head: Block) -> _Found:
+        """Find out whether the last block read is on the chain; if another one is in its place, go back."""
+        known = self._trail.hash_of(self.block)
+        block = head if head.number == self.block else await self._layer.block(self.block)
+        if block is not None and known in (None, block.hash):
+            self._trail.read(block)
+            self._on_chain = True
+            return _Found.ON_CHAIN
+        candidates = self._trail.known()
+        if block is None:  # the chain is shorter than it was, which alone says nothing
+            candidates = {number: each for number, each in candidates.items() if number <= head.number}
+            if not candidates or not self._trail.contradicts(await known_block(self._layer, max(candidates))):
+                self._logs.trouble = f"it has no block {self.block}, and nothing else in its place"
+                return _Found.UNKNOWN
+        fork = await last_common(self._layer, candidates)
+        if fork is None:
+            raise ChainMisbehaved(
+                f"its block {self.block} is not the one in the journal, nor is any before it that the journal"
+                f" remembers, from block {min(candidates)} on: it was reset, it is another chain, or it replaced"
+                " more blocks than can be taken back"
+            )
+        self._logs.trouble = "they are replaced meanwhile"
+        record = await read_reverted(self._layer, self._books.ledger, fork, was=self.block, at=head.timestamp)
+        if record is not None:
+            await self._go_back(record)
+        return _Found.GONE
+
+    # -- reading --
+
+    async def _read(self, first: int, last: int, head: Block) -> bool:
+        """Journal what blocks `first` to `last` did; returns False when they do not follow what is known."""
+        block = head if last == head.number else await self._layer.block(last)
+        if block is None or not await self._follows(first, block):
+            return False
+        logs = await self._logs.upto(first, block)
+        if logs is None:
+            return False
+        events, incoming = logs
         lanes = await self._lane_totals(events, last)
+        if not await self._logs.are_of(block, (*events, *incoming)):
+            return False
         # From here to the write nothing awaits: an event of a channel that is being taken is either in the
         # balance that it is taken with, or finds the channel known.
-        records: list[Record] = []
-        for event in events:
-            records += self._take(event)
-        records += self._foreign(records, lanes)
-        records += self._received(incoming, events)
+        records = self._reader.records(events, incoming, lanes)
+        if found := self._reader.contradictions(records):
+            await self._read_again(found)
+            return False
+        begun = self._reader.begun(records)
+        before = self.seen()
+        self._trail.read(block)
         self.applied = last
-        if records or last - self._books.ledger.totals.block >= SEEN_EVERY_BLOCKS:
-            await self._books.write([*records, ChainSeen(last, block.hash, block.timestamp)])
+        if records:
+            await self._books.write([*before, *records, ChainSeen(last, block.hash, block.timestamp)])
+        elif last - self._books.ledger.totals.block >= SEEN_EVERY_BLOCKS:
+            await self._books.write([ChainSeen(last, block.hash, block.timestamp)])
+        self.block = last
+        self._tell(begun)
+        return True
 
-    def _take(self, event: ChainEvent) -> Iterator[Record]:
-        if isinstance(event, Settled):
-            if event.receiver in self._lanes and event.token == self._token:
-                yield LaneSettled(event.position, event.receiver, event.amount)
-            return
-        change = _change(event)
-        if change is None:
-            return
-        identifier: ChannelId = event.channel_id  # type: ignore[attr-defined]  # every event with a change has one
-        channel = self._books.ledger.channels.get(identifier)
-        if channel is not None and change.position > channel.position:
-            yield ChainChanged(identifier, change)
+    async def _follows(self, first: int, block: Block) -> bool:
+        known = self._trail.hash_of(first - 1)
+        if known is None or first == block.number:
+            return known in (None, block.parent_hash)
+        before = await self._layer.block(first - 1)
+        return before is not None and before.hash == known
 
-    async def _lane_totals(self, events: Iterable[ChainEvent], block: int) -> dict[Address, int]:
-        """Return each lane's totalClaimed at `block` if channels that are not ours were claimed, else nothing.
-
-        Who may receive a stranger's claim is not in the event; the lane's own total tells.
-        """
-        known = self._books.ledger.channels
-        if not any(isinstance(event, Claimed) and event.channel_id not in known for event in events):
+    async def _lane_totals(self, events: Sequence[ChainEvent], block: int) -> dict[Address, int]:
+        if not self._reader.needs_lane_totals(events):
             return {}
-        lanes = sorted(self._lanes)
+        lanes = sorted(self._reader.lanes)
         views = await self._layer.receivers([(lane, self._token) for lane in lanes], block)
         return {lane: view.total_claimed for lane, view in zip(lanes, views, strict=True)}
 
-    def _foreign(self, records: Iterable[Record], lanes: Mapping[Address, int]) -> Iterator[Record]:
-        """Yield what strangers' channels have brought the lanes, by what our own ones do not explain."""
-        ledger = self._books.ledger
-        claimed = self._claimed_after(records) if lanes else {}
-        for lane, total in lanes.items():
-            foreign = total - claimed.get(lane, 0)
-            if foreign != ledger.foreign.get(lane, 0):
-                yield ForeignClaimed(lane, foreign)
+    def seen(self) -> list[Record]:
+        """Return the record of the last block read, if the journal has not got it yet.
 
-    def _claimed_after(self, records: Iterable[Record]) -> dict[Address, int]:
-        """Return what is claimed on our channels per lane once these records are applied."""
-        ledger = self._books.ledger
-        newest = {
-            record.id: record.change.total_claimed
-            for record in records
-            if isinstance(record, ChainChanged) and isinstance(record.change, ContractReceiveClaim)
-        }
-        claimed: Counter[Address] = Counter()
-        for identifier, channel in ledger.channels.items():
-            claimed[channel.config.receiver] += newest.get(identifier, channel.claimed)
-        return claimed
-
-    def _received(self, transfers: Iterable[Transfer], events: Iterable[ChainEvent]) -> Iterator[Record]:
-        """Yield what came in from outside: neither between own addresses, nor a lane's settled claims.
-
-        The settlement contract may send us tokens in other ways too, by a refund or a settlement that strangers
-        arranged; those are gifts like any other.
+        It is written before whatever was read of that block: so a restart, too, can tell that the block is gone.
         """
-        settled = Counter(
-            (event.tx_hash, event.receiver, event.amount)
-            for event in events
-            if isinstance(event, Settled) and event.receiver in self._lanes and event.token == self._token
+        mark = self._trail.end(self.block)
+        if mark is None or self._books.ledger.totals.block >= self.block:
+            return []
+        return [ChainSeen(self.block, mark.hash, mark.timestamp)]
+
+    # -- withdrawals at first sight --
+
+    async def _foresee(self, head: Block) -> bool:
+        """Journal which withdrawals are in blocks that are not final yet, and which are not there any more.
+
+        Returns False when those blocks are replaced meanwhile.
+        """
+        behind = await self._logs.behind(head, self.block)
+        if behind is None:
+            return False
+        records = self._reader.foreseen(behind, self._foreseen)
+        if records:
+            begun = [record.id for record in records if record.amount > self._books.ledger.channels[record.id].foreseen]
+            self._foreseen |= {record.id for record in records if record.amount}
+            self._foreseen -= {record.id for record in records if not record.amount}
+            await self._books.write(records)
+            self._tell(begun)
+        return True
+
+    def _tell(self, begun: Iterable[ChannelId]) -> None:
+        for identifier in begun:
+            self.on_withdrawal(identifier)
+
+    # -- blocks that are not there any more --
+
+    async def _go_back(self, record: ChainReverted) -> None:
+        """Take the books back; on return they are as of `record.number`."""
+        ledger = self._books.ledger
+        if found := differences(ledger, record):
+            raise ChainMisbehaved(f"its block {record.number} is not what it was: {'; '.join(found)}")
+        # Blocks in which nothing was ours leave no trace.
+        written = self._books.write([record]) if highest_effect(ledger) > record.number else None
+        self.block = self.applied = record.number
+        self._times_back += 1
+        self._trail.cut(record.number, Mark(record.hash, record.timestamp))
+        self._recovery.cut(record.number)
+        self._recovery.payouts_dropped |= bool(record.paid)
+        self._on_chain = False
+        if written is None:
+            return
+        await written
+        log.warning(
+            "%s after block %d of %d: %d channels went back, %d transactions are outstanding",
+            "some events had been missed" if record.missed else "the chain replaced its blocks",
+            record.number,
+            record.was,
+            len(record.channels),
+            len(ledger.transactions),
         )
-        for transfer in transfers:
-            if transfer.sender in self._cash:
-                continue
-            key = (transfer.tx_hash, transfer.receiver, transfer.amount)
-            if transfer.sender == self._settlement and settled[key]:
-                settled[key] -= 1
-                continue
-            yield CashReceived(transfer.position, transfer.receiver, transfer.sender, transfer.amount)
+        self.on_reverted()
 
+    async def _read_again(self, found: Mapping[ChannelId, str]) -> None:
+        """Go back as far as the journal can, so that every event is read again: some were kept from us.
 
-def _change(event: ChainEvent) -> ChainChange | None:
-    match event:
-        case Deposited():
-            return ContractReceiveDeposit(event.position, event.balance)
-        case Claimed():
-            return ContractReceiveClaim(event.position, event.total_claimed)
-        case WithdrawInitiated():
-            return ContractReceiveWithdrawInitiated(event.position, event.amount)
-        case WithdrawFinalized():
-            return ContractReceiveWithdrawFinalized(event.position, event.amount)
-        case Refunded():
-            return ContractReceiveRefund(event.position, event.amount)
-    return None
+        Raises ChainMisbehaved when that was done for one of these channels already.
+        """
+        words = "; ".join(f"channel 0x{identifier.hex()}: {text}" for identifier, text in found.items())
+        known = known_blocks(self._books.ledger)
+        if self._comparison.suspects & found.keys() or not known:
+            raise ChainMisbehaved(f"its events do not lead to the state that it shows: {words}")
+        log.warning("events are read again: %s", words)
+        block = await self._layer.block(min(known))
+        self._on_chain = False
+        if block is None or block.hash != known[block.number]:
+            return  # the chain has replaced blocks, which comes first
+        record = await read_reverted(
+            self._layer, self._books.ledger, block, was=self.block, at=self.chain_time, missed=True
+        )
+        if record is not None:
+            self._comparison.suspects |= found.keys()
+            await self._go_back(record)

@@ -11,7 +11,24 @@ from settlement.reverts import revert_of
 # "execution error" of EIP-1474's successor: a revert with its data.
 REVERT_CODE = 3
 # How nodes word a failed execution without code 3; compared in lower case.
-_FAILED_EXECUTION = ("revert", "invalid opcode", "invalidfeopcode", "out of gas", "stack underflow")
+_FAILED_EXECUTION = (
+    "revert",
+    "invalid opcode",
+    "invalidfeopcode",
+    "out of gas",
+    "gas required exceeds",  # geth: more than a block, or than the node, grants
+    "stack underflow",
+)
+# What providers answer instead of HTTP status 429 or 503: nothing is known, ask again.
+_TRANSIENT_CODES = frozenset({429, -32005, -32016, -32029})
+_TRANSIENT_WORDS = (
+    "rate limit",
+    "too many requests",
+    "request limit",
+    "timed out",
+    "timeout",
+    "header not found",  # by a replica that lags behind
+)
 
 
 def call_object(call: Call) -> dict[str, str]:
@@ -35,6 +52,7 @@ def block_of(answer: Any) -> Block | None:
         data_of(block.get("parentHash"), 32),
         quantity(block.get("timestamp"), 64),
         quantity(block.get("baseFeePerGas", "0x0"), 128),
+        quantity(block.get("gasLimit", "0x0"), 64),
     )
 
 
@@ -78,6 +96,14 @@ def receipt_of(answer: Any) -> TxReceipt:
         ):
             raise ChainMisbehaved("a receipt with a log of another transaction or block")
     return made
+
+
+def is_transient(refused: ChainRefused) -> bool:
+    """Tell whether a refusal says nothing about the request: a limit of the node's, or a replica that lags."""
+    if refused.code == REVERT_CODE or refused.data:
+        return False  # a contract's own words
+    words = refused.message.lower()
+    return refused.code in _TRANSIENT_CODES or any(text in words for text in _TRANSIENT_WORDS)
 
 
 def revert_in(refused: ChainRefused) -> Revert | None:

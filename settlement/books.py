@@ -107,7 +107,7 @@ def warnings(books: Books) -> list[str]:
 
 def secured(channel: Channel) -> int:
     """Return what a claim now would surely bring: what is owed, up to the balance less a withdrawal."""
-    return max(0, min(channel.owed, channel.balance - channel.withdrawing) - channel.claimed)
+    return max(0, min(channel.owed, channel.usable_balance) - channel.claimed)
 
 
 def _channel_faults(books: Books) -> list[str]:

@@ -16,7 +16,7 @@ from settlement.abi import decode
 from settlement.errors import AnswerTooLarge, ChainMisbehaved, ChainRefused, ChainUnavailable
 from settlement.event_abi import EVENT_TOPICS, TRANSFER_TOPIC, decode_transfer, settlement_events
 from settlement.events import ChainEvent, Log, Transfer
-from settlement.jsonrpc import block_tag, data_of, hex_of, list_of, quantity
+from settlement.jsonrpc import Request, block_tag, data_of, hex_of, list_of, quantity
 from settlement.port import Block, Call, ChannelView, Fees, ReceiverView, Revert, TxReceipt
 from settlement.transactions import transaction_hash
 from settlement.transports import Transport
@@ -25,8 +25,8 @@ from settlement.transports import Transport
 VIEWS_PER_CALL = 120
 # Public nodes serve logs of 100 to 10,000 blocks at once; a refusal halves the range anyway.
 LOG_BLOCKS_MAX = 1_000
-# What providers answer instead of status 429.
-RATE_LIMIT_CODES = frozenset({-32005, 429})
+# An estimate runs its call a dozen times: 100 rows take a quarter of a second, and nodes answer within 30 s or not.
+ESTIMATES_PER_BATCH = 16
 # Two full base-fee doublings take eleven blocks of full use: offering twice the base fee outlasts six.
 BASE_FEE_MULTIPLE = 2
 
@@ -111,8 +111,7 @@ class JsonRpcLayer:
         if len(owners) > 1 and block is None:
             block = (await self.head()).number
         requests = [("eth_getBalance", (hex_of(owner), block_tag(block))) for owner in owners]
-        results = await self._transport.batch(requests)
-        return [quantity(_accepted(result)) for result in results]
+        return [quantity(_accepted(result)) for result in await self._batch(requests)]
 
     async def allowance(self, token: Address, owner: Address, spender: Address) -> int:
         """Return an ERC-20 allowance."""
@@ -160,15 +159,19 @@ class JsonRpcLayer:
         views = [(payouts, calls.paid_view(sender, token, payee)) for payee in payees]
         return await self._integers(views, block)
 
-    async def refund_nonce(self, channel_id: ChannelId) -> int:
-        """Return the next refund nonce."""
-        (nonce,) = await self._integers([(self._settlement, calls.refund_nonce_view(channel_id))], None)
-        return nonce
+    async def refund_nonces(self, ids: Sequence[ChannelId], block: int | None = None) -> list[int]:
+        """Return the next refund nonces."""
+        return await self._integers([(self._settlement, calls.refund_nonce_view(each)) for each in ids], block)
 
     async def nonce(self, address: Address, *, pending: bool) -> int:
         """Return the sender's next nonce."""
         tag = "pending" if pending else "latest"
         return quantity(await self._ask("eth_getTransactionCount", hex_of(address), tag), 64)
+
+    async def nonces(self, addresses: Sequence[Address]) -> list[int]:
+        """Return next nonces after mined transactions."""
+        requests = [("eth_getTransactionCount", (hex_of(address), "latest")) for address in addresses]
+        return [quantity(_accepted(result), 64) for result in await self._batch(requests)]
 
     async def has_code(self, address: Address) -> bool:
         """Tell whether a contract is at this address."""
@@ -186,6 +189,14 @@ class JsonRpcLayer:
         """Return the gas limit that this call needs, or its revert."""
         result = await self._run("eth_estimateGas", answers.call_object(call))
         return result if isinstance(result, Revert) else quantity(result, 64)
+
+    async def estimate_all(self, wanted: Sequence[Call]) -> list[int | Revert | ChainRefused]:
+        """Return for each call its gas limit, its revert or the node's refusal."""
+        results: list[Any | ChainRefused] = []
+        for start in range(0, len(wanted), ESTIMATES_PER_BATCH):
+            part = wanted[start : start + ESTIMATES_PER_BATCH]
+            results += await self._batch([("eth_estimateGas", (answers.call_object(call),)) for call in part])
+        return [_estimate(result) for result in results]
 
     async def fees(self) -> Fees:
         """Return twice the base fee and the node's tip."""
@@ -208,30 +219,56 @@ class JsonRpcLayer:
             raise ChainMisbehaved("the node names another hash for the transaction")
         return tx_hash
 
+    async def send_all(self, raws: Sequence[bytes]) -> list[ChainRefused | ChainUnavailable | None]:
+        """Hand over signed transactions in this order; None for each that the chain holds."""
+        await self.chain_id()
+        hashes = [transaction_hash(raw) for raw in raws]
+        results = await self._batch([("eth_sendRawTransaction", (hex_of(raw),)) for raw in raws])
+        taken: list[ChainRefused | ChainUnavailable | None] = []
+        for tx_hash, result in zip(hashes, results, strict=True):
+            if isinstance(result, ChainRefused):
+                taken.append(ChainUnavailable(str(result)) if answers.is_transient(result) else result)
+                continue
+            if data_of(result, 32) != tx_hash:
+                raise ChainMisbehaved("the node names another hash for the transaction")
+            taken.append(None)
+        # The words for "already known" or "nonce too low" differ from node to node, the fact does not.
+        unsure = [index for index, result in enumerate(taken) if isinstance(result, ChainRefused)]
+        looked_up = await self._batch([("eth_getTransactionByHash", (hex_of(hashes[index]),)) for index in unsure])
+        for index, found in zip(unsure, looked_up, strict=True):
+            if not isinstance(found, ChainRefused) and found is not None:
+                taken[index] = None
+        return taken
+
+    async def receipts(self, tx_hashes: Sequence[bytes]) -> list[TxReceipt | None]:
+        """Return the receipt of each mined transaction, None for the others."""
+        results = await self._batch([("eth_getTransactionReceipt", (hex_of(each),)) for each in tx_hashes])
+        return [_receipt(_accepted(result), each) for result, each in zip(results, tx_hashes, strict=True)]
+
     async def receipt(self, tx_hash: bytes) -> TxReceipt | None:
         """Return the receipt of a mined transaction, or None."""
-        answer = await self._ask("eth_getTransactionReceipt", hex_of(tx_hash))
-        if answer is None:
-            return None
-        receipt = answers.receipt_of(answer)
-        if receipt.tx_hash != tx_hash:
-            raise ChainMisbehaved("a receipt of another transaction")
-        return receipt
+        return _receipt(await self._ask("eth_getTransactionReceipt", hex_of(tx_hash)), tx_hash)
 
-    async def events(self, from_block: int, to_block: int) -> list[ChainEvent]:
-        """Return all events of the settlement contract in a range of blocks."""
+    async def events(self, from_block: int, to_block: int, block_hash: bytes | None = None) -> list[ChainEvent]:
+        """Return all events of the settlement contract in a range of blocks, or in one block by its hash."""
         topics = [[hex_of(topic) for topic in EVENT_TOPICS]]
-        logs = await self._logs_between(from_block, to_block, self._settlement, topics)
+        logs = await self._logs_between(from_block, to_block, self._settlement, topics, block_hash)
         return settlement_events(logs, self._settlement)
 
     async def transfers_to(
-        self, token: Address, receivers: Sequence[Address], from_block: int, to_block: int
+        self,
+        token: Address,
+        receivers: Sequence[Address],
+        from_block: int,
+        to_block: int,
+        block_hash: bytes | None = None,
     ) -> list[Transfer]:
         """Return the token's transfers to some addresses in a range of blocks."""
         if not receivers:
             return []  # as a filter, an empty list means any
         wanted = [hex_of(receiver.rjust(32, b"\0")) for receiver in receivers]
-        logs = await self._logs_between(from_block, to_block, token, [hex_of(TRANSFER_TOPIC), None, wanted])
+        topics = [hex_of(TRANSFER_TOPIC), None, wanted]
+        logs = await self._logs_between(from_block, to_block, token, topics, block_hash)
         transfers = [decode_transfer(log) for log in logs]
         if any(log.address != token for log in logs) or any(entry.receiver not in receivers for entry in transfers):
             raise ChainMisbehaved("asked for some transfers, got others")
@@ -241,10 +278,18 @@ class JsonRpcLayer:
         """Close the transport."""
         await self._transport.close()
 
-    async def _logs_between(self, from_block: int, to_block: int, address: Address, topics: list[Any]) -> list[Log]:
+    async def _logs_between(
+        self, from_block: int, to_block: int, address: Address, topics: list[Any], block_hash: bytes | None
+    ) -> list[Log]:
         logs: list[Log] = []
-        for first in range(from_block, to_block + 1, self._log_blocks_max):
-            logs += await self._logs(first, min(first + self._log_blocks_max - 1, to_block), address, topics)
+        if block_hash is not None:
+            query = {"address": hex_of(address), "blockHash": hex_of(block_hash), "topics": topics}
+            logs = [answers.log_of(entry) for entry in list_of(await self._ask("eth_getLogs", query))]
+            if any(log.block_hash != block_hash or log.block_number != from_block for log in logs):
+                raise ChainMisbehaved("logs of other blocks than asked for")
+        else:
+            for first in range(from_block, to_block + 1, self._log_blocks_max):
+                logs += await self._logs(first, min(first + self._log_blocks_max - 1, to_block), address, topics)
         positions = [log.position for log in logs]
         if any(later <= earlier for earlier, later in pairwise(positions)):
             raise ChainMisbehaved("logs out of order")
@@ -280,6 +325,22 @@ class JsonRpcLayer:
             _raise_rate_limit(refused)
             raise
 
+    async def _batch(self, requests: Sequence[Request]) -> list[Any | ChainRefused]:
+        """Ask many at once; a node that takes no batches is asked one by one."""
+        try:
+            return await self._transport.batch(requests)
+        except ChainRefused as refused:
+            _raise_rate_limit(refused)
+            if len(requests) < 2:
+                raise
+        results: list[Any | ChainRefused] = []
+        for method, params in requests:
+            try:
+                results.append(await self._transport.call(method, params))
+            except ChainRefused as refused:
+                results.append(refused)
+        return results
+
     async def _run(self, method: str, *params: Any) -> Any | Revert:
         try:
             return await self._ask(method, *params)
@@ -309,11 +370,27 @@ class JsonRpcLayer:
             request = answers.call_object(Call(bytes(20), self._multicall, data))
             requests.append(("eth_call", (request, block_tag(block))))
         results: list[tuple[bool, bytes]] = []
-        for chunk, answer in zip(chunks, await self._transport.batch(requests), strict=True):
+        for chunk, answer in zip(chunks, await self._batch(requests), strict=True):
             if isinstance(answer, ChainRefused) and (revert := answers.revert_in(answer)) is not None:
                 raise ChainMisbehaved(f"a view reverted: {revert.reason}")
             results += calls.aggregate3_results(data_of(_accepted(answer)), len(chunk))
         return results
+
+
+def _receipt(answer: Any, tx_hash: bytes) -> TxReceipt | None:
+    if answer is None:
+        return None
+    receipt = answers.receipt_of(answer)
+    if receipt.tx_hash != tx_hash:
+        raise ChainMisbehaved("a receipt of another transaction")
+    return receipt
+
+
+def _estimate(result: Any | ChainRefused) -> int | Revert | ChainRefused:
+    if not isinstance(result, ChainRefused):
+        return quantity(result, 64)
+    _raise_rate_limit(result)
+    return answers.revert_in(result) or result
 
 
 def _accepted(result: Any | ChainRefused) -> Any:
@@ -324,5 +401,5 @@ def _accepted(result: Any | ChainRefused) -> Any:
 
 
 def _raise_rate_limit(refused: ChainRefused) -> None:
-    if refused.code in RATE_LIMIT_CODES:
+    if answers.is_transient(refused):
         raise ChainUnavailable(str(refused)) from refused

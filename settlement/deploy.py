@@ -3,7 +3,7 @@
 from channels.types import Address
 from settlement.contracts import artifact
 from settlement.errors import ChainMisbehaved
-from settlement.port import ExecutionLayer, Revert
+from settlement.port import Call, ExecutionLayer, Revert
 from settlement.sender import Sender
 
 
@@ -12,11 +12,12 @@ class DeploymentFailed(Exception):
 
 
 async def deploy_payouts(layer: ExecutionLayer, sender: Sender) -> Address:
-    """Create CumulativePayouts from the sender's account and return its address.
+    """Create CumulativePayouts from the account of the sender's first key and return its address.
 
     Raises DeploymentFailed for a revert and ChainMisbehaved when no code is at the address afterwards.
     """
-    receipt = await sender.execute(None, artifact("CumulativePayouts").bytecode, "deploy CumulativePayouts")
+    call = Call(sender.addresses[0], None, artifact("CumulativePayouts").bytecode)
+    receipt = await sender.execute(call, "deploy CumulativePayouts")
     if isinstance(receipt, Revert):
         raise DeploymentFailed(f"CumulativePayouts cannot be deployed: {receipt.reason}")
     if not receipt.succeeded:

@@ -5,6 +5,7 @@ is what captive portals, proxies and cut connections send, and it says nothing a
 """
 
 import re
+from binascii import unhexlify
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,19 +16,19 @@ from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
 Request = tuple[str, Sequence[Any]]  # method and parameters
 
 _QUANTITY = re.compile(r"0x(?:0|[1-9a-f][0-9a-f]{0,63})", re.IGNORECASE)
-_HEX = re.compile(r"0x(?:[0-9a-f]{2})*", re.IGNORECASE)
 
 # Error texts go into logs and journals.
 MESSAGE_LENGTH_MAX = 500
 
 
-def request_body(requests: Sequence[tuple[int, Request]]) -> bytes:
-    """Return the body of one request, or of a batch when there are several; ids are given by the caller."""
-    messages = [
-        {"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)}
-        for number, (method, params) in requests
-    ]
-    return msgspec.json.encode(messages if len(messages) > 1 else messages[0])
+def request_message(number: int, method: str, params: Sequence[Any]) -> bytes:
+    """Return one request as JSON; its id `number` is given by the caller."""
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)})
+
+
+def request_body(messages: Sequence[bytes]) -> bytes:
+    """Return the body of one request, or of a batch when there are several."""
+    return messages[0] if len(messages) == 1 else b"[" + b",".join(messages) + b"]"
 
 
 def replies(body: bytes, ids: Sequence[int]) -> list[Any | ChainRefused]:
@@ -76,7 +77,7 @@ def _reply(message: Any, number: int | None) -> Any | ChainRefused:
     detail = error.get("data")
     if isinstance(detail, dict):  # some nodes wrap it
         detail = detail.get("data")
-    data = bytes.fromhex(detail[2:]) if isinstance(detail, str) and _HEX.fullmatch(detail) else None
+    data = _unhexed(detail)
     words = text[:MESSAGE_LENGTH_MAX] if isinstance(text, str) else "no message"
     return ChainRefused(error["code"], words, data)
 
@@ -103,12 +104,22 @@ def quantity(value: Any, bits: int = 256) -> int:
 
 def data_of(value: Any, length: int | None = None) -> bytes:
     """Read a byte string, of exactly `length` bytes when given."""
-    if not isinstance(value, str) or not _HEX.fullmatch(value):
+    data = _unhexed(value)
+    if data is None:
         raise ChainMisbehaved(f"{_shown(value)} is not a byte string")
-    data = bytes.fromhex(value[2:])
     if length is not None and len(data) != length:
         raise ChainMisbehaved(f"{_shown(value)} does not have {length} bytes")
     return data
+
+
+def _unhexed(value: Any) -> bytes | None:
+    """Return what 0x-hex says, None for anything else. A block's logs are megabytes of it: no regular expression."""
+    if not isinstance(value, str) or value[:2] not in ("0x", "0X"):
+        return None
+    try:
+        return unhexlify(value[2:])  # unlike bytes.fromhex it passes over no spaces
+    except ValueError:
+        return None
 
 
 def object_of(value: Any) -> dict[str, Any]:

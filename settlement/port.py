@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from channels.types import Address, ChannelId, TokenDomain
+from settlement.errors import ChainRefused, ChainUnavailable
 from settlement.events import ChainEvent, Log, Transfer
 
 
@@ -28,6 +29,7 @@ class Block:
     parent_hash: bytes
     timestamp: int  # chain seconds
     base_fee: int  # wei per gas; 0 on a chain without one
+    gas_limit: int = 0  # of the block; 0: not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +167,16 @@ class ExecutionLayer(Protocol):
         """Return the cumulative amounts that `sender` has paid through the CumulativePayouts at `payouts`."""
         ...
 
-    async def refund_nonce(self, channel_id: ChannelId) -> int:
-        """Return the nonce that the next signed refund of this channel must carry."""
+    async def refund_nonces(self, ids: Sequence[ChannelId], block: int | None = None) -> list[int]:
+        """Return the nonces that the next signed refunds of these channels must carry, in the order asked."""
         ...
 
     async def nonce(self, address: Address, *, pending: bool) -> int:
         """Return the sender's next nonce: after mined transactions, or after waiting ones too (`pending`)."""
+        ...
+
+    async def nonces(self, addresses: Sequence[Address]) -> list[int]:
+        """Return the next nonces after mined transactions, in the order asked."""
         ...
 
     async def has_code(self, address: Address) -> bool:
@@ -185,6 +191,13 @@ class ExecutionLayer(Protocol):
         """Return the gas limit that this call needs now, or why it would revert."""
         ...
 
+    async def estimate_all(self, wanted: Sequence[Call]) -> list[int | Revert | ChainRefused]:
+        """Return for each call what `estimate_gas` returns, or the node's refusal, in the order asked.
+
+        Each is judged by the present state, as if the others were not made.
+        """
+        ...
+
     async def fees(self) -> Fees:
         """Return what to offer for inclusion within the next blocks."""
         ...
@@ -196,18 +209,42 @@ class ExecutionLayer(Protocol):
         """
         ...
 
+    async def send_all(self, raws: Sequence[bytes]) -> list[ChainRefused | ChainUnavailable | None]:
+        """Hand signed transactions to the chain, in this order.
+
+        For each: None when the chain holds it (waiting or mined, by this or an earlier call), the node's refusal,
+        or ChainUnavailable when it is not known whether it arrived.
+        """
+        ...
+
+    async def receipts(self, tx_hashes: Sequence[bytes]) -> list[TxReceipt | None]:
+        """Return for each hash what `receipt` returns, in the order asked."""
+        ...
+
     async def receipt(self, tx_hash: bytes) -> TxReceipt | None:
         """Return the receipt of a mined transaction, or None while it is not mined or not known."""
         ...
 
-    async def events(self, from_block: int, to_block: int) -> list[ChainEvent]:
-        """Return all events of the settlement contract in these blocks, both ends included, by position."""
+    async def events(self, from_block: int, to_block: int, block_hash: bytes | None = None) -> list[ChainEvent]:
+        """Return all events of the settlement contract in these blocks, both ends included, by position.
+
+        A node that does not know the last blocks yet may leave their events out without a word. With `block_hash`,
+        the hash of the one block asked for, it answers of that very block or raises ChainRefused.
+        """
         ...
 
     async def transfers_to(
-        self, token: Address, receivers: Sequence[Address], from_block: int, to_block: int
+        self,
+        token: Address,
+        receivers: Sequence[Address],
+        from_block: int,
+        to_block: int,
+        block_hash: bytes | None = None,
     ) -> list[Transfer]:
-        """Return the token's transfers to any of these addresses, both blocks included, by position."""
+        """Return the token's transfers to any of these addresses, both blocks included, by position.
+
+        `block_hash` as in `events`.
+        """
         ...
 
     async def close(self) -> None:

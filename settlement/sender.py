@@ -1,244 +1,270 @@
-"""One key, one stream of transactions: nonces, gas, signature, durable before sent, and mined for certain.
+"""Own transactions: nonces, gas, signature, durable before sent, and mined for certain.
 
 Every transaction is handed to `persist` before the chain sees it. From then on it is outstanding: its nonce is
-taken, and it is sent again, byte by byte the same, until it is mined. A lost reply therefore needs no guess,
-and a node that refuses it today may take it tomorrow. After a restart `resume` takes up what was persisted.
+taken, and it is sent again, byte by byte the same, until it is mined. A lost reply therefore needs no guess, and
+a node that refuses it today may take it tomorrow. One that waits for too long is replaced by the same call at a
+higher fee, persisted first like any other; whichever of them is mined ends the wait. After a restart `resume`
+takes up what was persisted.
 
-The key must be used by one Sender alone (docs/protocol.md 2): nonces are counted here, and the node is asked
-for them only at the start.
+Each key must be used by one Sender alone (docs/protocol.md 2): its nonces are counted here, and the node is asked for
+them only at the start.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from channels.signatures import key_address
 from channels.types import Address
-from settlement.errors import ChainRefused, ChainUnavailable, NonceTaken
-from settlement.port import Call, ExecutionLayer, Fees, Revert, TxReceipt
-from settlement.transactions import Transaction, sign_transaction, transaction_hash
+from settlement.bidding import Bidding
+from settlement.errors import ChainRefused, ChainUnavailable
+from settlement.following import Booked, Follower, Persist, Waiting
+from settlement.port import Block, Call, ExecutionLayer, Revert, TxReceipt
+from settlement.streams import Outgoing, Outstanding, Stream
 
 # Tight, because some chains charge the limit and not the use. An estimate is exact for the state that it saw;
 # until the transaction is mined a payee may have emptied its account, which makes its row 17,100 gas dearer.
 # 1/16 covers that for one row in five. Should it not suffice, the transaction moves nothing and is planned again.
 GAS_MARGIN_DIVISOR = 16
 
-# Persist(raw, nonce, purpose): must return only when the transaction is durable.
-Persist = Callable[[bytes, int, str], Awaitable[None]]
+Order = tuple[Call, str]  # a call and its purpose
+Sent = Outstanding | Revert | ChainRefused
+Outcome = TxReceipt | Revert | ChainRefused
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A signed transaction that may have been sent: what a journal keeps of it."""
+@dataclass(slots=True)
+class _Batch:
+    """Orders of all who came while others were signed, and what became of each call."""
 
-    raw: bytes
-    nonce: int
-    purpose: str
-
-    @property
-    def tx_hash(self) -> bytes:
-        """The hash by which the chain knows it."""
-        return transaction_hash(self.raw)
+    orders: list[Order] = field(default_factory=list)
+    sent: dict[Call, Sent] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How a Sender waits: polls from `poll_seconds_min` on, each later by half, up to `poll_seconds_max`.
-
-    After `resend_polls` polls without a receipt the transaction is sent again; `failed_resends` in a row end the
-    wait. `taken_polls` polls in a row must find its nonce used and no receipt before that is believed: nodes
-    behind a balancer lag. `timeout_seconds` bounds the whole wait.
-    """
-
-    poll_seconds_min: float = 0.05
-    poll_seconds_max: float = 2.0
-    resend_polls: int = 8
-    failed_resends: int = 4
-    taken_polls: int = 5
-    timeout_seconds: float = 120.0
+async def _unbooked(ended: Sequence[tuple[Outgoing, TxReceipt | None]]) -> None:
+    """For a sender without books."""
 
 
 class Sender:
-    """Sends for one private key, one transaction after the other; several may wait to be mined at once.
+    """Sends for some private keys, each one serialised stream of transactions; many may wait to be mined at once.
 
-    `confirmations` is the number of blocks that must lie on top of a transaction's own. `fee_cap` bounds what is
-    offered per gas in wei; None leaves it to the chain's suggestion.
+    `persist` and `booked` are told in `settlement.following`. `confirmations` is the number of blocks that must lie on
+    top of a transaction's own before it is final. `on_trouble` is told in words what does not go forward.
     """
 
     def __init__(
         self,
         layer: ExecutionLayer,
-        private_key: bytes,
+        keys: Iterable[bytes],
         persist: Persist,
         *,
+        booked: Booked = _unbooked,
         confirmations: int = 0,
-        fee_cap: int | None = None,
+        bidding: Bidding | None = None,
         waiting: Waiting | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layer = layer
-        self._key = private_key
         self._persist = persist
-        self._confirmations = confirmations
-        self._fee_cap = fee_cap
+        self._bidding = bidding or Bidding()
         self._waiting = waiting or Waiting()
-        self._next_nonce: int | None = None
-        self._stream = asyncio.Lock()
-        self._sending: set[asyncio.Task[Outgoing | Revert]] = set()
-        # Outstanding and not known to have reached the chain, by nonce. At most one after the other: nothing
-        # new is signed while one is here.
-        self._unsent: dict[int, Outgoing] = {}
-        self.address: Address = key_address(private_key)
+        self._streams = {stream.address: stream for stream in map(Stream, keys)}
+        self._follower = Follower(
+            layer, self._streams, persist, booked, self._bidding, self._waiting, confirmations, clock
+        )
+        self._signing = asyncio.Lock()
+        self._gathering: tuple[_Batch, asyncio.Task[None]] | None = None
+        self._batches: set[asyncio.Task[None]] = set()
 
-    async def resume(self, persisted: Iterable[Outgoing]) -> None:
-        """Send transactions of an earlier run again, in the order of their nonces; call it before `send`.
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The addresses of its keys, in the order given."""
+        return tuple(self._streams)
 
-        What the chain does not take now stays outstanding. Raises ChainUnavailable when the chain does not
-        tell the sender's nonce.
+    @property
+    def on_trouble(self) -> Callable[[str], None]:
+        """Who is told what does not go forward."""
+        return self._follower.say
+
+    @on_trouble.setter
+    def on_trouble(self, say: Callable[[str], None]) -> None:
+        self._follower.say = say
+
+    def stream(self, address: Address) -> Stream:
+        """Return what one key has outstanding. Raises KeyError for a key that is not here."""
+        return self._streams[address]
+
+    def resume(self, persisted: Iterable[Outgoing], next_nonces: Mapping[Address, int] | None = None) -> None:
+        """Take up persisted transactions: of an earlier run, or dropped by a reorganisation. Sends nothing yet.
+
+        Several of one nonce are variants of one call. `next_nonces` is one more than the highest nonce ever
+        persisted, by address: a node may answer less. Raises KeyError for a key that is not here and ValueError for
+        bytes that are no transaction of their nonce.
         """
-        async with self._stream:
-            nonce = await self._layer.nonce(self.address, pending=False)
-            for outgoing in sorted(persisted, key=lambda entry: entry.nonce):
-                await self._transmit(outgoing)
-                nonce = max(nonce, outgoing.nonce + 1)
-            self._next_nonce = nonce
+        for outgoing in persisted:
+            self._streams[outgoing.sender].take(outgoing, self._follower.clock(), resumed=True).send_again()
+        for address, nonce in (next_nonces or {}).items():
+            stream = self._streams[address]
+            stream.next_nonce = max(stream.next_nonce, nonce)
+        self._follower.hurry()
 
-    async def send(
-        self, to: Address | None, data: bytes, purpose: str, *, value: int = 0, gas_limit: int | None = None
-    ) -> Outgoing | Revert:
-        """Sign, persist and send one transaction; returns it without waiting for it to be mined.
+    async def send_all(self, orders: Sequence[Order]) -> list[Sent]:
+        """Sign, persist together, and send; returns without waiting for anything to be mined.
 
-        `to` is None for a creation. `gas_limit` skips the estimate: for a call that depends on one not mined
-        yet. A call that would revert is returned as its Revert; nothing was persisted or sent then.
+        Calls of one key get consecutive nonces in the order given. Each is judged by the present state, so none
+        may depend on one that is not mined yet. A call that would revert is its Revert, one that the node refuses
+        to judge its ChainRefused, and so is every call of a key whose earlier transaction the node refuses;
+        nothing was persisted or sent for these. The very call that is outstanding already is not signed again.
 
-        Raises what the chain raises before anything is persisted, and ChainUnavailable while an earlier
-        transaction has not reached the chain. Once persisted, a node that is away or refuses is no error here:
-        `wait` sends again.
+        Raises ChainUnavailable when the chain cannot be asked; nothing was persisted then. Once persisted, a node
+        that is away or refuses is no error here.
         """
-        # A caller that gives up must not cut off between persisting and counting the nonce.
-        task = asyncio.ensure_future(self._send(Call(self.address, to, data, value), purpose, gas_limit))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        return await asyncio.shield(task)
+        if self._gathering is None:
+            new = _Batch()
+            # A caller that gives up must not cut off between persisting and counting the nonce.
+            task = asyncio.ensure_future(self._send_batch(new))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
+            self._gathering = new, task
+        batch, task = self._gathering
+        batch.orders += orders
+        await asyncio.shield(task)
+        return [batch.sent[call] for call, _ in orders]
 
-    async def wait(self, outgoing: Outgoing) -> TxReceipt:
-        """Return the receipt once the transaction is mined and has its confirmations, still on the chain.
+    async def wait_all(self, entries: Sequence[Outstanding]) -> list[TxReceipt | ChainRefused]:
+        """Return the receipt of each once it is mined and final.
 
-        Raises ChainUnavailable when that takes longer than the time-out, or when the node does not take the
-        transaction (its words are in the message); waiting may be taken up again. Raises NonceTaken when
-        another transaction was mined in its place.
+        ChainRefused for one that is held up because the node refuses it, or the first one of its key: it stays
+        outstanding. Raises ChainUnavailable when waiting takes longer than the time-out; it may be taken up again.
+        Raises NonceTaken when another transaction was mined under a nonce of this run.
         """
         try:
             async with asyncio.timeout(self._waiting.timeout_seconds):
-                return await self._mined(outgoing)
+                await self._follower.drive(lambda: all(self._ending(entry) is not None for entry in entries))
         except TimeoutError:
-            raise ChainUnavailable(
-                f"{outgoing.purpose}: 0x{outgoing.tx_hash.hex()} was not final within"
-                f" {self._waiting.timeout_seconds:g} s; it is outstanding"
-            ) from None
+            open_ = [entry.purpose for entry in entries if self._ending(entry) is None]
+            seconds = self._waiting.timeout_seconds
+            raise ChainUnavailable(f"{', '.join(open_)}: not final within {seconds:g} s; outstanding") from None
+        return [ending for entry in entries if (ending := self._ending(entry)) is not None]
 
-    async def execute(self, to: Address | None, data: bytes, purpose: str, *, value: int = 0) -> TxReceipt | Revert:
-        """Send one transaction and wait for it. A revert in simulation is a Revert, one on chain a receipt."""
-        outgoing = await self.send(to, data, purpose, value=value)
-        return outgoing if isinstance(outgoing, Revert) else await self.wait(outgoing)
+    async def execute_all(self, orders: Sequence[Order]) -> list[Outcome]:
+        """Send all and wait for all. A revert in simulation is a Revert, one on chain a receipt."""
+        sent = await self.send_all(orders)
+        entries = [each for each in sent if isinstance(each, Outstanding)]
+        endings = dict(zip(entries, await self.wait_all(entries), strict=True))
+        return [endings[each] if isinstance(each, Outstanding) else each for each in sent]
 
-    async def _send(self, call: Call, purpose: str, gas_limit: int | None) -> Outgoing | Revert:
-        async with self._stream:
-            await self._flush()
-            limit = gas_limit if gas_limit is not None else await self._gas_limit(call)
-            if isinstance(limit, Revert):
-                return limit
-            outgoing = await self._signed(call, limit, purpose)
-            await self._persist(outgoing.raw, outgoing.nonce, purpose)
-            self._next_nonce = outgoing.nonce + 1
-            await self._transmit(outgoing)
-            return outgoing
+    async def execute(self, call: Call, purpose: str) -> TxReceipt | Revert:
+        """Send one and wait for it. Raises ChainRefused when the node does not take it."""
+        (outcome,) = await self.execute_all([(call, purpose)])
+        if isinstance(outcome, ChainRefused):
+            raise outcome
+        return outcome
 
-    async def _transmit(self, outgoing: Outgoing) -> str | None:
-        """Hand a transaction to the chain. Returns why that failed; None when the chain holds it."""
-        try:
-            await self._layer.send_raw(outgoing.raw)
-        except (ChainUnavailable, ChainRefused) as error:
-            self._unsent[outgoing.nonce] = outgoing
-            return str(error)
-        self._unsent.pop(outgoing.nonce, None)
-        return None
+    async def look(self) -> None:
+        """Look once what became of everything outstanding; a chain that cannot be asked is no error here."""
+        await self._follower.look()
 
-    async def _flush(self) -> None:
-        """Get earlier transactions to the chain before a new one is signed."""
-        for nonce, outgoing in sorted(self._unsent.items()):
-            failure = await self._transmit(outgoing)
-            if failure is None:
-                continue
-            if not await self._passed(nonce):
-                raise ChainUnavailable(f"{outgoing.purpose}, sent before, is outstanding: {failure}")
-            self._unsent.pop(nonce, None)  # mined after all, or replaced: `wait` tells which
+    async def run(self) -> None:
+        """Follow to its end what nobody waits for; until cancelled. Raises faults."""
+        await self._follower.run()
 
-    async def _gas_limit(self, call: Call) -> int | Revert:
-        estimate = await self._layer.estimate_gas(call)
-        return estimate if isinstance(estimate, Revert) else estimate + estimate // GAS_MARGIN_DIVISOR
+    def _ending(self, entry: Outstanding) -> TxReceipt | ChainRefused | None:
+        if entry.lost:
+            return ChainRefused(-32000, f"nonce {entry.nonce} was used by another transaction")
+        if entry.receipt is not None:
+            return entry.receipt
+        return self._streams[entry.sender].refusal(self._waiting.refusals_max)
 
-    async def _signed(self, call: Call, gas_limit: int, purpose: str) -> Outgoing:
-        chain_id = await self._layer.chain_id()
-        fees = self._capped(await self._layer.fees())
-        nonce = self._next_nonce
-        if nonce is None:
-            nonce = await self._layer.nonce(self.address, pending=False)
-        signed = sign_transaction(
-            Transaction(
-                chain_id=chain_id,
-                nonce=nonce,
-                max_priority_fee_per_gas=fees.max_priority_fee_per_gas,
-                max_fee_per_gas=fees.max_fee_per_gas,
-                gas_limit=gas_limit,
-                to=call.to,
-                value=call.value,
-                data=call.data,
-            ),
-            self._key,
-        )
-        return Outgoing(signed.raw, nonce, purpose)
+    # -- signing --
 
-    def _capped(self, fees: Fees) -> Fees:
-        if self._fee_cap is None:
-            return fees
-        most = min(fees.max_fee_per_gas, self._fee_cap)
-        return Fees(most, min(fees.max_priority_fee_per_gas, most))
-
-    async def _mined(self, outgoing: Outgoing) -> TxReceipt:
-        pause = self._waiting.poll_seconds_min
-        polls = failed = taken = 0
-        while True:
-            try:
-                receipt = await self._layer.receipt(outgoing.tx_hash)
-                if receipt is None:
-                    polls += 1
-                    taken = taken + 1 if await self._passed(outgoing.nonce) else 0
+    async def _send_batch(self, batch: _Batch) -> None:
+        async with self._signing:
+            self._gathering = None  # who comes from now on is signed with the next ones, all of them in one go
+            purposes: dict[Call, str] = {}
+            for call, purpose in batch.orders:
+                known = self._streams[call.sender].find(call)
+                if known is None:
+                    purposes.setdefault(call, purpose)
                 else:
-                    taken = 0
-                    self._unsent.pop(outgoing.nonce, None)
-                    if await self._final(receipt):
-                        return receipt
-            except ChainUnavailable:  # nothing is known; the time-out bounds how often this is asked
-                receipt = None
-            if taken >= self._waiting.taken_polls:
-                raise NonceTaken(f"{outgoing.purpose}: nonce {outgoing.nonce} was used by another transaction")
-            due = outgoing.nonce in self._unsent or (polls + 1) % self._waiting.resend_polls == 0
-            if receipt is None and not taken and due:
-                failure = await self._transmit(outgoing)
-                failed = failed + 1 if failure else 0
-                if failed >= self._waiting.failed_resends:
-                    raise ChainUnavailable(f"{outgoing.purpose} is outstanding: {failure}")
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, self._waiting.poll_seconds_max)
+                    batch.sent[call] = known
+            held_up = await self._flush({call.sender for call in purposes})
+            batch.sent |= {call: held_up[call.sender] for call in purposes if call.sender in held_up}
+            await self._send_new({call: words for call, words in purposes.items() if call.sender not in held_up}, batch)
 
-    async def _final(self, receipt: TxReceipt) -> bool:
-        if self._confirmations == 0:
-            return True
-        head = await self._layer.head()
-        if head.number < receipt.block_number + self._confirmations:
-            return False
-        block = await self._layer.block(receipt.block_number)
-        return block is not None and block.hash == receipt.block_hash
+    async def _flush(self, addresses: Iterable[Address]) -> dict[Address, ChainRefused]:
+        """Get earlier transactions to the chain before new ones are signed; returns whose the node refuses."""
+        streams = [self._streams[address] for address in addresses]
+        await self._follower.flush(streams)
+        refused: dict[Address, ChainRefused] = {}
+        for stream in streams:
+            error = next((entry.refused for entry in stream if not entry.held and entry.refused is not None), None)
+            unknown = next((entry for entry in stream if not entry.held and entry.refused is None), None)
+            if error is not None:
+                refused[stream.address] = error
+            elif unknown is not None and not unknown.sending:
+                raise ChainUnavailable(
+                    f"{unknown.purpose}, sent before, is outstanding: it is not known to have arrived"
+                )
+        return refused
 
-    async def _passed(self, nonce: int) -> bool:
-        return await self._layer.nonce(self.address, pending=False) > nonce
+    async def _send_new(self, purposes: Mapping[Call, str], batch: _Batch) -> None:
+        estimates = await self._layer.estimate_all(list(purposes)) if purposes else []
+        sendable: dict[Call, int] = {}
+        for call, estimate in zip(purposes, estimates, strict=True):
+            if isinstance(estimate, int):
+                sendable[call] = estimate
+            else:
+                batch.sent[call] = estimate
+        if not sendable:
+            return
+        chain_id, head = await self._layer.chain_id(), await self._layer.head()
+        fees = self._bidding.first(await self._layer.fees())
+        for address in {call.sender for call in sendable}:
+            await self._ask_nonce(self._streams[address])
+        nonces = {address: stream.next_nonce for address, stream in self._streams.items()}
+        signed: dict[Call, Outgoing] = {}
+        for call, estimate in sendable.items():
+            limit = _gas_limit(estimate, head)
+            if isinstance(limit, Revert):
+                batch.sent[call] = limit
+                continue
+            nonce = nonces[call.sender]
+            nonces[call.sender] += 1
+            raw = self._streams[call.sender].sign(chain_id, nonce, call, limit, fees)
+            signed[call] = Outgoing(call.sender, nonce, purposes[call], raw)
+        if not signed:
+            return
+        await self._persist(list(signed.values()))
+        entries = []
+        for call, outgoing in signed.items():
+            entry = self._streams[call.sender].take(outgoing, self._follower.clock())
+            entry.offered_block = head.number
+            batch.sent[call] = entry
+            entries.append(entry)
+        await self._follower.transmit(entries)
+        self._follower.hurry()
+
+    async def _ask_nonce(self, stream: Stream) -> None:
+        """Ask the chain for the first nonce of a key, once; more than the journal knows must be said twice."""
+        if stream.asked:
+            return
+        answers = []
+        for _ in range(2):
+            (mined,) = await self._layer.nonces([stream.address])
+            # Transactions that wait, and that this journal does not know, are of a journal that was lost.
+            answers.append(max(mined, await self._layer.nonce(stream.address, pending=True)))
+            if answers[0] <= stream.next_nonce:
+                break
+        if len(set(answers)) > 1:
+            raise ChainUnavailable(f"the node names two next nonces of 0x{stream.address.hex()}: {answers}")
+        stream.next_nonce = max(stream.next_nonce, answers[0])
+        stream.asked = True
+
+
+def _gas_limit(estimate: int, head: Block) -> int | Revert:
+    """Return the limit for an estimate: never above the block's."""
+    if not head.gas_limit:
+        return estimate + estimate // GAS_MARGIN_DIVISOR
+    if estimate > head.gas_limit:
+        return Revert(f"it needs {estimate} gas and a block has {head.gas_limit}")
+    return min(estimate + estimate // GAS_MARGIN_DIVISOR, head.gas_limit)

@@ -1,4 +1,4 @@
-"""EIP-1559 transactions: RLP, signature and hash."""
+"""EIP-1559 transactions: RLP, signature and hash; and reading back what was signed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from channels.signatures import key_address, sign
 from channels.types import Address
 
 RlpItem: TypeAlias = "bytes | int | Sequence[RlpItem]"
+_Decoded: TypeAlias = "bytes | tuple[_Decoded, ...]"
 
 _TYPE_1559 = b"\x02"
 
@@ -75,6 +76,50 @@ def sign_transaction(transaction: Transaction, private_key: bytes) -> SignedTran
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
     raw = _TYPE_1559 + rlp((*fields, signature[64] - 27, r, s))
     return SignedTransaction(raw, keccak(raw), key_address(private_key), transaction.nonce)
+
+
+def read_transaction(raw: bytes) -> Transaction:
+    """Return what a signed EIP-1559 transaction says; its signature is not looked at.
+
+    Raises ValueError for bytes that `sign_transaction` cannot have made.
+    """
+    item, end = _item(raw, 1) if raw[:1] == _TYPE_1559 else ((), 0)
+    if end != len(raw) or isinstance(item, bytes) or len(item) != 12 or item[8] != ():
+        raise ValueError("not a signed EIP-1559 transaction without an access list")
+    fields = [field for field in (*item[:8], *item[9:]) if isinstance(field, bytes)]
+    if len(fields) != 11:
+        raise ValueError("a transaction with lists among its fields")
+    chain_id, nonce, priority, fee, gas, value = (int.from_bytes(fields[index], "big") for index in (0, 1, 2, 3, 4, 6))
+    signature = (int.from_bytes(field, "big") for field in fields[8:])
+    to = fields[5] or None
+    made: RlpItem = (chain_id, nonce, priority, fee, gas, to or b"", value, fields[7], (), *signature)
+    if _TYPE_1559 + rlp(made) != raw or len(fields[5]) not in (0, 20):
+        raise ValueError("a transaction that is not in canonical form")
+    return Transaction(chain_id, nonce, priority, fee, gas, to, value, fields[7])
+
+
+def _item(data: bytes, start: int) -> tuple["bytes | tuple[_Decoded, ...]", int]:
+    """Return the RLP item at `start` and where it ends. Raises ValueError when the data end before it does."""
+    if start >= len(data):
+        raise ValueError("RLP that is cut short")
+    kind = data[start]
+    if kind < 0x80:
+        return data[start : start + 1], start + 1
+    base = 0x80 if kind < 0xC0 else 0xC0
+    length, body = kind - base, start + 1
+    if length > 55:
+        body += length - 55
+        length = int.from_bytes(data[start + 1 : body], "big")
+    end = body + length
+    if end > len(data):
+        raise ValueError("RLP that is cut short")
+    if base == 0x80:
+        return data[body:end], end
+    parts: list[_Decoded] = []
+    while body < end:
+        part, body = _item(data[:end], body)
+        parts.append(part)
+    return tuple(parts), end
 
 
 def transaction_hash(raw: bytes) -> bytes:

@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import httpx
 
 from settlement.errors import AnswerTooLarge, ChainRefused, ChainUnavailable
-from settlement.jsonrpc import Request, replies, request_body
+from settlement.jsonrpc import Request, replies, request_body, request_message
 
 # The answer to 500 views is 200 kB and a block of 10,000 claims has 4 MB of logs.
 RESPONSE_BYTES_MAX = 16 * 2**20
-# Public nodes take 100 to 1,000 requests in a batch.
+# Public nodes take 100 to 1,000 requests in a batch, and the proxies before them bodies of 1 MB and more; a claim of
+# 100 rows has 100 kB.
 BATCH_MAX = 100
+BODY_BYTES_MAX = 1_000_000
 # One settler, one watcher and ten lanes wait for receipts at once.
 CONNECTIONS_MAX = 16
 
@@ -55,7 +57,7 @@ class _Exchange(ABC):
 
     async def call(self, method: str, params: Sequence[Any]) -> Any:
         """Return the result of one request."""
-        (result,) = await self._chunk(((method, params),))
+        (result,) = await self._chunk([self._message(method, params)])
         if isinstance(result, ChainRefused):
             raise result
         return result
@@ -63,20 +65,34 @@ class _Exchange(ABC):
     async def batch(self, requests: Sequence[Request]) -> list[Any | ChainRefused]:
         """Return the results in the order asked, a ChainRefused for each request that the node refused."""
         results: list[Any | ChainRefused] = []
-        for start in range(0, len(requests), BATCH_MAX):
-            results += await self._chunk(requests[start : start + BATCH_MAX])
+        chunk: list[tuple[int, bytes]] = []
+        for method, params in requests:
+            message = self._message(method, params)
+            if chunk and (len(chunk) == BATCH_MAX or _size(chunk) + len(message[1]) > BODY_BYTES_MAX):
+                results += await self._chunk(chunk)
+                chunk = []
+            chunk.append(message)
+        if chunk:
+            results += await self._chunk(chunk)
         return results
 
-    async def _chunk(self, requests: Sequence[Request]) -> list[Any | ChainRefused]:
-        ids = [next(self._ids) for _ in requests]
-        body = request_body(list(zip(ids, requests, strict=True)))
-        return replies(await self._exchange(body), ids)
+    def _message(self, method: str, params: Sequence[Any]) -> tuple[int, bytes]:
+        number = next(self._ids)
+        return number, request_message(number, method, params)
+
+    async def _chunk(self, messages: Sequence[tuple[int, bytes]]) -> list[Any | ChainRefused]:
+        body = request_body([message for _, message in messages])
+        return replies(await self._exchange(body), [number for number, _ in messages])
+
+
+def _size(chunk: Sequence[tuple[int, bytes]]) -> int:
+    return sum(len(message) for _, message in chunk)
 
 
 class HttpTransport(_Exchange):
     """JSON-RPC over HTTP(S) with connection reuse.
 
-    `timeout_seconds` bounds connecting, each read and each write, and twice that the whole exchange. 429, 5xx
+    `timeout_seconds` bounds connecting, each read and each write, and twice that the whole exchange. 408, 429, 5xx
     and everything that goes wrong with a connection raise ChainUnavailable; other statuses ChainRefused; an
     answer above the bound AnswerTooLarge. Raises ValueError for an address that is not http or https.
     """
@@ -115,7 +131,7 @@ class HttpTransport(_Exchange):
             raise ChainUnavailable(f"no answer within {self._total_seconds:g} s") from None
         except httpx.HTTPError as error:
             raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
-        if status == 429 or status >= 500:
+        if status in (408, 429) or status >= 500:
             raise ChainUnavailable(f"HTTP status {status}")
         # A JSON-RPC error may come with status 400; other refusals are the web server's.
         if status != 200 and not (status == 400 and answer.lstrip()[:1] in (b"{", b"[")):

@@ -24,6 +24,7 @@ LINT = (
     ("types", [BIN / "mypy"]),
     ("types of firmware-sim", [BIN / "mypy", "--strict", "firmware-sim/firmware_sim"]),
     ("layers", [BIN / "lint-imports", "--no-cache"]),
+    ("types of the pages", [ROOT / ".ci" / "web", BIN, "check"]),
 )
 EVM = ROOT / "settlement" / "parallel-evm"
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
@@ -31,12 +32,15 @@ PYTEST = [sys.executable, "-m", "pytest", "-q"]
 CORE = ["tests/channels", "tests/settlement/test_netting.py"]
 COVERED = [BIN / "coverage", "run", "--source=channels,settlement", "-m", "pytest", "-q"]
 # Most other tests wait for brokers, chains and children: two at a time use two cores, a file stays together.
-REST = [*PYTEST, "-n", "2", "--dist", "loadfile", "--durations=10", *(f"--ignore={path}" for path in CORE)]
+APART = [*CORE, "tests/web_ui"]
+REST = [*PYTEST, "-n", "2", "--dist", "loadfile", "--durations=10", *(f"--ignore={path}" for path in APART)]
 TESTS = (
     ("embedded layer, Rust", ["cargo", "test", "--release", "--quiet", "--manifest-path", EVM / "Cargo.toml"]),
     ("embedded layer, Python", [*PYTEST, "--rootdir", EVM, "-c", EVM / "pyproject.toml", EVM / "tests"]),
     ("core", [*COVERED, *CORE]),
     ("coverage of the core", [sys.executable, "tests/coverage_gate.py"]),
+    # Playwright keeps an event loop of its own running, which asyncio's tests in the same process do not stand.
+    ("pages in a browser", [*PYTEST, "tests/web_ui"]),
     ("everything else", REST),
 )
 

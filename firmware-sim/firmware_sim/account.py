@@ -3,6 +3,7 @@
 from firmware_sim.digests import (
     ChannelConfig,
     channel_id,
+    close_digest,
     deposit_nonce,
     earner_digest,
     open_digest,
@@ -13,7 +14,16 @@ from firmware_sim.digests import (
 from firmware_sim.identity import Identity
 from firmware_sim.keys import keccak, recover
 from firmware_sim.offers import Offer
-from firmware_sim.wire import Authorization, Earner, Reading, Receipt, encode_earner_open, encode_open, encode_reading
+from firmware_sim.wire import (
+    Authorization,
+    Earner,
+    Reading,
+    Receipt,
+    encode_close,
+    encode_earner_open,
+    encode_open,
+    encode_reading,
+)
 
 # An authorization outlives the offer by a day, so that a slow uplink does not make the deposit invalid.
 AUTHORIZATION_SPARE_S = 86_400
@@ -100,6 +110,12 @@ class Account:
         return encode_reading(
             Reading(self.id, seq, register, time_ms, offer, ceiling, voucher, signature), who.encoding
         )
+
+    def close_payload(self, seq: int) -> bytes:
+        """A signed `close` message."""
+        who = self.identity
+        signature = who.meter_key.sign(close_digest(self.chain_id, self.id, who.gateway, who.device, seq))
+        return encode_close(self.id, seq, signature, who.encoding)
 
     def signed(self, receipt: Receipt) -> bool:
         """Whether a receipt shows this device's own voucher for the ceiling that it names."""

@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     fleet.add_argument("--mqtt-version", choices=("3.1.1", "5"), default="3.1.1")
     fleet.add_argument("--start-timeout", type=_count(1, 3600), default=60, metavar="S",
                        help="give up when no device is open after this long (default 60)")  # fmt: skip
+    fleet.add_argument("--close-at-end", action="store_true",
+                       help="at the end close every channel and wait for the refunds")  # fmt: skip
     fleet.add_argument("--with-parent", action="store_true", help="end when the process that started it has ended")
     fleet.add_argument("--json", action="store_true", help="print one JSON object at the end")
     fleet.add_argument("--progress-json", action="store_true", help="print a JSON object every second")
@@ -173,6 +175,7 @@ def _fleet(options: argparse.Namespace) -> int:
             start_us=options.start_timeout * 1_000_000,
             stall=bool(tracks),
             parent=os.getppid() if options.with_parent else None,
+            close=options.close_at_end,
         )
         runner = Runner([], selector, clock, counters, limits, progress_json=options.progress_json)
         runner.links = [_link(member, options, runner, selector, clock, counters) for member in members]
@@ -246,6 +249,7 @@ def _conclude(options: argparse.Namespace, runner: Runner, counters: Counters, f
 
 def _closing_lines(final: dict[str, object]) -> str:
     lines = [
+        *([f"{final['closed']} channels closed, {final['refunded']} base units given back"] if final["closed"] else []),
         f"{final['opened']} of {final['devices']} devices opened; {final['accepted']} of {final['readings']} "
         f"readings accepted, {final['duplicates']} duplicates, refused: {final['refused'] or 'none'}",
         f"charged {final['charged']}, earned {final['earned']} base units",

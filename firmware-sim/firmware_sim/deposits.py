@@ -33,12 +33,14 @@ class Request:
 class Deposits:
     """Deposits of one account: at most one in flight.
 
-    count numbers the authorizations used so far, spent is their sum in base units, opening the one that the
-    account was opened with, failed the reason for which depositing was given up.
+    count numbers the authorizations used so far, spent is their sum in base units, returned what came back of it
+    when the channel was closed, opening the one that the account was opened with, failed the reason for which
+    depositing was given up.
     """
 
     count: int = 0
     spent: int = 0
+    returned: int = 0
     refusals: int = 0
     failed: str = ""
     request: Request | None = None

@@ -8,14 +8,12 @@ the messages go out: a seq or an authorization that was used must never be forgo
 from dataclasses import dataclass
 
 from firmware_sim import FIRMWARE
-from firmware_sim.account import Account
-from firmware_sim.books import Books, Position
+from firmware_sim.books import Position
+from firmware_sim.channel import ChannelLife
 from firmware_sim.counters import Counters
-from firmware_sim.deposits import Deposits
 from firmware_sim.identity import Identity, Provisioning
 from firmware_sim.offers import Offer
 from firmware_sim.pacing import Pacing
-from firmware_sim.tariffs import Tariffs
 from firmware_sim.window import Flight, Raw, Signed, Window
 from firmware_sim.wire import DUPLICATE, REFUSED, RESYNC, TRANSIENT, Receipt, answers_of, decode_receipt, encode_birth
 
@@ -32,7 +30,7 @@ class Publish:
     retain: bool = False
 
 
-class Device:
+class Device(ChannelLife):
     """See the module. `stopped` is empty while it runs, else the sentence that says why it gave up."""
 
     def __init__(
@@ -45,20 +43,10 @@ class Device:
         queue: int = QUEUE_DEFAULT,
         session: int = 1,
     ) -> None:
-        self.identity = identity
-        self.counters = counters
-        self.tariffs = Tariffs.provisioned(identity, provisioning)
-        self.books = Books(identity.earns)
-        self.window = Window(depth, queue)
-        self.deposits = Deposits()
-        self.account: Account | None = None
+        super().__init__(identity, provisioning, counters, Window(depth, queue))
         self.session = session
-        self.meter = identity.opening_register
         self.taken = 0
-        self.opened = False
         self.connected = False
-        self.stopped = ""
-        self.dirty = False
         self._pacing = Pacing()
         self._resyncs = 0
         self._denial: Receipt | None = None
@@ -70,6 +58,7 @@ class Device:
         self.connected = True
         self._pacing.connected()
         self.deposits.reconnected(now_us)
+        self.closing.reconnected(now_us)
         birth = Publish("state", encode_birth(self.session, FIRMWARE), retain=True)
         return [birth, *self._pump(now_us)]
 
@@ -89,6 +78,8 @@ class Device:
 
     def on_reading(self, register: int, now_us: int) -> list[Publish]:
         """The meter shows `register` (register units, cumulative, rollover already unrolled)."""
+        if self.closing.wanted:
+            return []  # what comes now is not metered by this channel any more
         if register < self.meter:
             self._stop(f"the meter went back from {self.meter} to {register}")
             return []
@@ -104,6 +95,14 @@ class Device:
             self._pacing.timed_out()
         return self._pump(now_us)
 
+    def close(self, now_us: int) -> list[Publish]:
+        """Its owner wants the channel closed: what was read is paid for first. An earner has nothing to close."""
+        if self.identity.earns or (self.books.base is None and self.deposits.request is None):
+            self.closing.done = True
+        self.closing.wanted = True
+        self.dirty = True
+        return self._pump(now_us)
+
     def on_receipt(self, payload: bytes, now_us: int) -> list[Publish]:
         """An answer from the gateway, in JSON or CBOR."""
         try:
@@ -117,10 +116,12 @@ class Device:
         self._pacing.probing = False
         if receipt.status == DUPLICATE:
             self.counters.duplicates += 1
-        request = self.deposits.request
+        request, closing = self.deposits.request, self.closing.request
         entry = self.window.find(receipt.answers) if receipt.answers else None
         if request is not None and receipt.answers == request.answers:
             self._open_answered(receipt, now_us)
+        elif closing is not None and receipt.answers == closing.answers:
+            self._close_answered(receipt, now_us)
         elif entry is None:
             # The second answer to something sent twice; money figures in it may still be news.
             self.counters.strays += 1
@@ -140,11 +141,6 @@ class Device:
         return self.window.queue - len(self.window.raw)
 
     @property
-    def known_register(self) -> int:
-        """The highest register read, or known to the gateway (after the device lost its state)."""
-        return max(self.meter, self.books.base.register if self.books.base else 0)
-
-    @property
     def register_units(self) -> int:
         """Units between the opening register and the last accepted reading."""
         return self.books.base.register - self.identity.opening_register if self.books.base else 0
@@ -153,67 +149,6 @@ class Device:
     def money(self) -> int:
         """Charged, or earned, so far in base units."""
         return self.books.base.charged if self.books.base else 0
-
-    # ---- opening and topping up
-
-    def _open_answered(self, receipt: Receipt, now_us: int) -> None:
-        offer = self.tariffs.current
-        if offer is None:
-            return
-        self.deposits.answered(receipt, offer, now_us)
-        self.dirty = True
-        if receipt.status == REFUSED:
-            self.counters.refused[receipt.reason or "?"] += 1
-            if self.deposits.failed and not self.opened:
-                self._stop(f"opening was refused: {self.deposits.failed}")
-            return
-        why = None
-        if self.books.base is None:
-            why = self.books.start(receipt, self.identity.opening_register, self._proved(receipt))
-        elif not self.opened:
-            why = self._reconcile(receipt)
-        else:
-            self.books.learn(receipt)
-        if why:
-            self._stop(why)
-        elif self.opened:
-            self.counters.topups += 1
-        else:
-            self.opened = True
-            self.counters.opens += 1
-
-    def _ask_open(self, offer: Offer, now_us: int) -> None:
-        if self.deposits.request is not None:
-            return
-        if self.account is None or self.books.base is None:
-            # Nothing is open yet, so a changed lane or delay may still change the channel.
-            self.account = Account.under(self.identity, offer)
-        base = self.books.base
-        register = base.register if base else self.identity.opening_register
-        if self.identity.earns or (base and self.deposits.opening and not self.deposits.refusals):
-            # The gateway forgot the channel: the deposit it was opened with is still found on the chain.
-            self.deposits.ask(self.account, offer, register, self.deposits.opening, now_us)
-        else:
-            self._deposit(offer, 0, now_us, must=True)
-        self.dirty = True
-
-    def _deposit(self, offer: Offer, ceiling: int, now_us: int, *, must: bool) -> None:
-        """Ask for a deposit that makes `ceiling` affordable; without `must` it may be left undone."""
-        if self.account is None:
-            return
-        least = max(offer.min_deposit, ceiling - self.books.balance)
-        left = self.identity.wallet - self.deposits.spent
-        amount = min(max(self.identity.deposit, least), left)
-        if not self.deposits.failed and amount >= least:
-            base = self.books.base
-            register = base.register if base and not self.opened else self.identity.opening_register
-            signed = self.account.authorization(offer, amount, self.deposits.count, now_us // 1_000_000)
-            self.deposits.ask(self.account, offer, register, signed, now_us)
-            self.dirty = True
-        elif must and self.deposits.failed:
-            self._stop(f"depositing was refused: {self.deposits.failed}")
-        elif must:
-            self._stop(f"the wallet is empty: {left} left, {least} needed")
 
     # ---- receipts of readings
 
@@ -281,20 +216,11 @@ class Device:
         self.books.retire(window.unsign())
         self.dirty = True
 
-    def _reconcile(self, receipt: Receipt) -> str | None:
-        terms = self.tariffs.terms(self.tariffs.current)
-        own = [entry.position for entry in self.window.signed]
-        price = terms.price if terms else 0
-        return self.books.reconcile(receipt, own, self.known_register, price, self._proved(receipt))
-
-    def _proved(self, receipt: Receipt) -> bool:
-        return self.account is not None and self.account.signed(receipt)
-
     # ---- outputs
 
     def _pump(self, now_us: int) -> list[Publish]:
         offer = self.tariffs.current
-        if not self.connected or self.stopped or offer is None:
+        if not self.connected or self.stopped or offer is None or self.closing.done:
             return []
         self._settle_denials(now_us)
         if self.tariffs.terms(offer) is not None and not self.stopped:
@@ -309,6 +235,11 @@ class Device:
                 messages.append(Publish("open", asked))
             if self.opened:
                 self._send(messages, now_us)
+                if self.closing.wanted and self.window.idle() and self.deposits.request is None:
+                    self._ask_close(now_us)
+            ending = self.closing.due(now_us)
+            if ending is not None:
+                messages.append(Publish("close", ending))
         return messages
 
     def _sign(self, offer: Offer, now_us: int) -> None:
@@ -339,7 +270,7 @@ class Device:
             tip = position
             if register == raw.register:
                 window.raw.popleft()
-        if self.identity.low_water and not books.earns and self.deposits.request is None:
+        if self.identity.low_water and not (books.earns or self.closing.wanted or self.deposits.request):
             ceiling = books.owed(tip)
             if books.balance - ceiling < self.identity.low_water:
                 self._deposit(offer, ceiling, now_us, must=False)
@@ -381,7 +312,3 @@ class Device:
             entry.last_us = now_us
             window.move(entry, Flight.FLYING)
             messages.append(Publish("earn" if self.books.earns else "usage", entry.payload))
-
-    def _stop(self, why: str) -> None:
-        self.stopped = why
-        self.dirty = True

@@ -22,6 +22,7 @@ _READING = keccak(
     b"Reading(bytes32 id,uint64 seq,uint64 register,uint64 time,bytes16 offer,uint128 maxClaimableAmount)"
 )
 _OPEN = keccak(b"Open(bytes32 channelId,string gateway,string device,string service,uint64 register)")
+_CLOSE = keccak(b"Close(bytes32 channelId,string gateway,string device,uint64 seq)")
 _EARNER = keccak(b"Earner(string gateway,string device,string service,address payee,address meterKey,bytes32 salt)")
 _RECEIVE = keccak(
     b"ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
@@ -117,6 +118,14 @@ def open_digest(chain_id: int, channel: bytes, gateway: str, device: str, servic
             + keccak(service.encode())
             + _word(register)
         ),
+    )
+
+
+def close_digest(chain_id: int, channel: bytes, gateway: str, device: str, seq: int) -> bytes:
+    """Digest by which a device asks for the final claim and the refund of the rest."""
+    return typed(
+        metergate_domain(chain_id),
+        keccak(_CLOSE + channel + keccak(gateway.encode()) + keccak(device.encode()) + _word(seq)),
     )
 
 

@@ -99,6 +99,10 @@ class Link:
         """A new register reading from the meter."""
         self.send(self.device.on_reading(register, self._clock()))
 
+    def close_channel(self) -> None:
+        """The run is over: close what this device pays on."""
+        self.send(self.device.close(self._clock()))
+
     def send(self, messages: list[Publish]) -> None:
         """Store the device's state, then hand its messages to the broker."""
         if self.device.dirty:

@@ -20,6 +20,7 @@ TICK_US = 100_000  # resend timers count in seconds
 CONNECTS_PER_TURN = 32  # a TCP connect may block: the rest of the loop goes on in between
 DRAIN_US = 5_000_000  # for receipts outstanding at the end
 GOODBYE_US = 1_000_000
+CLOSE_US = 60_000_000  # a settlement and its confirmations
 STALL_US = 60_000_000  # nothing accepted for this long in a replay
 LINE_US = 5_000_000
 
@@ -39,13 +40,18 @@ class Clock:
 class Limits:
     """How long: duration_us from the first opened device (None: until a signal), start_us for the first to open.
 
-    `parent` is the process to end with, None for none.
+    `parent` is the process to end with, None for none. close: at the end every device closes its channel.
     """
 
     duration_us: int | None
     start_us: int
     stall: bool
     parent: int | None = None
+    close: bool = False
+
+
+def _closes(link: Link) -> bool:
+    return not (link.device.closing.done or link.device.stopped)
 
 
 class Runner:
@@ -95,6 +101,8 @@ class Runner:
         deadline = self._clock() + DRAIN_US
         while self._clock() < deadline and self.signals < 2 and self._waiting():
             self._turn_once(TICK_US // 2)
+        if self._limits.close:
+            self._close_channels()
         for link in self.links:
             link.leave()
         deadline = self._clock() + GOODBYE_US
@@ -102,6 +110,16 @@ class Runner:
             self._poll(10_000)
         for link in self.links:
             link.close()
+
+    def _close_channels(self) -> None:
+        for link in self.links:
+            link.close_channel()
+        deadline = self._clock() + CLOSE_US
+        while self._clock() < deadline and self.signals < 2 and any(map(_closes, self.links)):
+            self._turn_once(TICK_US // 2)
+        if not self.problem and any(map(_closes, self.links)):
+            left = sum(map(_closes, self.links))
+            self.problem = f"{left} channels were not closed within {CLOSE_US // 1_000_000} s"
 
     def _over(self, feed: Feed) -> bool:
         now = self._clock()

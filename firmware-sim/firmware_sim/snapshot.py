@@ -6,6 +6,7 @@ import cbor2
 
 from firmware_sim.account import Account
 from firmware_sim.books import Position
+from firmware_sim.closing import CloseRequest, Closing
 from firmware_sim.deposits import Request
 from firmware_sim.device import Device
 from firmware_sim.digests import ChannelConfig
@@ -29,13 +30,14 @@ def save(device: Device) -> bytes:
         "account": [account.chain_id, _fields(config) if config else None] if account else None,
         "base": _position(books.base) if books.base else None,
         "money": [books.offset, books.balance, books.commit, books.next_seq],
-        "deposits": [deposits.count, deposits.spent],
+        "deposits": [deposits.count, deposits.spent, deposits.returned],
         "opening": _deposit(deposits.opening),
         "request": [request.payload, request.offer, _deposit(request.deposit)] if request else None,
         "raw": [[raw.register, raw.time_ms, raw.offer, raw.sent_us] for raw in device.window.raw],
         "signed": [_signed(entry) for entry in device.window.signed],
         "meter": [device.meter, device.taken, device.session],
         "opened": device.opened,
+        "closing": _closing(device.closing),
         "pins": [tariffs.authorizer, tariffs.network, tariffs.asset],
         "serial": tariffs.serial,
     }
@@ -53,7 +55,8 @@ def restore(device: Device, data: bytes) -> bool:
     books, deposits, tariffs = device.books, device.deposits, device.tariffs
     books.base = Position(*state["base"]) if state["base"] else None
     books.offset, books.balance, books.commit, books.next_seq = state["money"]
-    deposits.count, deposits.spent = state["deposits"]
+    deposits.count, deposits.spent, *returned = state["deposits"]
+    deposits.returned = sum(returned)  # states of before devices could close have none
     deposits.opening = Authorization(*state["opening"]) if state["opening"] else None
     if state["request"]:
         payload, offer, deposit = state["request"]
@@ -64,12 +67,34 @@ def restore(device: Device, data: bytes) -> bool:
     device.meter, device.taken, session = state["meter"]
     device.session = session + 1
     device.opened = state["opened"]
+    _resume_closing(device, state.get("closing"))
     authorizer, network, asset = state["pins"]
     tariffs.authorizer = tariffs.authorizer or authorizer
     tariffs.network = tariffs.network or network
     tariffs.asset = tariffs.asset or asset
     tariffs.serial = state["serial"]
     return True
+
+
+def _closing(closing: Closing) -> list[object]:
+    request = closing.request
+    return [closing.wanted, closing.done, closing.refunded, [request.payload, request.seq] if request else None]
+
+
+def _resume_closing(device: Device, fields: list[Any] | None) -> None:
+    """Go on closing; a device whose channel was closed opens it again, with a new deposit."""
+    if fields is None:
+        return
+    wanted, done, refunded, request = fields
+    if done and not device.identity.earns:
+        device.opened = False
+        device.deposits.opening = None
+    if done:
+        return
+    device.closing = Closing(wanted, done, refunded)
+    if request:
+        payload, seq = request
+        device.closing.request = CloseRequest(payload, answers_of(payload), seq)
 
 
 def _fields(config: ChannelConfig) -> list[object]:

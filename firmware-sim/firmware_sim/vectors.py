@@ -1,6 +1,6 @@
 """Checks golden vectors (tests/vectors/README.md): the same files that the gateway is checked against, other code.
 
-A device only writes readings and openings, so those cases are written from their meaning and compared with the
+A device only writes readings, openings and closes, so those cases are written from their meaning and compared with the
 vector by meaning, and byte for byte where the vector is canonical. Refused payloads are checked for what a device
 sees of them: `answers` and the reason's number.
 """
@@ -30,6 +30,7 @@ from firmware_sim.wire import (
     answers_of,
     decode_receipt,
     encode_birth,
+    encode_close,
     encode_earner_open,
     encode_open,
     encode_reading,
@@ -130,6 +131,9 @@ def _digest_of(kind: str, given: Case, chain: int) -> bytes:
     if kind == "open":
         who = (given["gateway"], given["device"], given["service"])
         return digests.open_digest(chain, _raw(given["channelId"]), *who, int(given["register"]))
+    if kind == "close":
+        gateway, device = given["gateway"], given["device"]
+        return digests.close_digest(chain, _raw(given["channelId"]), gateway, device, int(given["seq"]))
     if kind == "reading":
         numbers = (int(given["seq"]), int(given["register"]), int(given["time"]))
         ceiling = int(given["maxClaimableAmount"])
@@ -275,6 +279,18 @@ def _open(case: Case, setting: Case) -> None:
     _written(case, write, "")
 
 
+def _close(case: Case, setting: Case) -> None:
+    given = case["input"]
+    if "digest" in case:
+        _digest(case, setting)
+        return
+    channel, seq, signature = _raw(given["channelId"]), int(given["seq"]), _raw(given["signature"])
+    _written(case, lambda encoding: encode_close(channel, seq, signature, encoding), "")
+    key = Key(_raw(setting["keys"]["payerAuthorizer"]["private"]))
+    digest = digests.close_digest(setting["chainId"], channel, setting["gateway"], setting["device"], seq)
+    _same("signature", hex_of(key.sign(digest)), given["signature"])
+
+
 def _state(case: Case, setting: Case) -> None:
     given = case["input"]
     theirs = case["json"].encode()
@@ -329,6 +345,7 @@ def _receipt(case: Case, setting: Case) -> None:
         last_remainder=number("lastRemainder"),
         last_offer=octets("lastOffer"),
         offset=number("offset"),
+        refunded=number("refunded"),
     )
     if case["json"] is not None:
         _same("JSON", decode_receipt(case["json"].encode()), expected)
@@ -368,6 +385,7 @@ _CHECKS: dict[str, Callable[[Case, Case], None]] = {
     "usage": _reading,
     "earn": _reading,
     "open": _open,
+    "close": _close,
     "state": _state,
     "offer": _offer,
     "receipt": _receipt,

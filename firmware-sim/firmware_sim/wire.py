@@ -1,4 +1,4 @@
-"""The messages of docs/protocol.md 3 as a device writes and reads them: usage, earn, open, receipt; JSON and CBOR."""
+"""The messages of docs/protocol.md 3 as a device writes and reads them, in JSON and CBOR, and the receipts to them."""
 
 import hashlib
 import json
@@ -133,6 +133,7 @@ class Receipt:
     last_remainder: int | None = None
     last_offer: bytes | None = None
     offset: int | None = None
+    refunded: int | None = None
 
 
 def hex_of(value: bytes) -> str:
@@ -241,6 +242,13 @@ def encode_earner_open(
     return _encoded(document, encoding)
 
 
+def encode_close(channel: bytes, seq: int, signature: bytes, encoding: Encoding) -> bytes:
+    """Payload of a `close` message."""
+    raw, _ = _forms(encoding)
+    number = seq if encoding == "cbor" else _number(seq)
+    return _encoded({"channelId": raw(channel), "seq": number, "signature": raw(signature)}, encoding)
+
+
 def encode_birth(session: int, firmware: str) -> bytes:
     """Payload of the retained `state` of a device that came online; `session` counts its starts."""
     return _json({"state": "online", "session": _number(session), "firmware": firmware})
@@ -257,20 +265,12 @@ def _opening(offer: bytes | None, service: str, register: int | None, encoding: 
 
 
 def _forms(encoding: Encoding) -> tuple[Callable[[bytes], object], Callable[[int], object]]:
-    """How bytes and amounts of an `open` are written: CBOR has the names of JSON, raw bytes and integers."""
-    return (_same, _same_int) if encoding == "cbor" else (hex_of, str)
+    """How bytes and amounts of an `open` or `close` are written: CBOR has the names of JSON, raw bytes and integers."""
+    return (bytes, int) if encoding == "cbor" else (hex_of, str)
 
 
 def _encoded(document: dict[str, object], encoding: Encoding) -> bytes:
     return cbor2.dumps(document, canonical=True) if encoding == "cbor" else _json(document)
-
-
-def _same(value: bytes) -> bytes:
-    return value
-
-
-def _same_int(value: int) -> int:
-    return value
 
 
 def decode_receipt(payload: bytes) -> Receipt:
@@ -310,6 +310,7 @@ def _from_json(payload: bytes) -> Receipt:
         last_remainder=_json_amount(document, "lastRemainder"),
         last_offer=_json_bytes(document, "lastOffer", 16),
         offset=_json_amount(document, "offset"),
+        refunded=_json_amount(document, "refunded"),
     )
 
 
@@ -375,6 +376,7 @@ def _from_cbor(payload: bytes) -> Receipt:
         last_remainder=_cbor_number(document, 18, _U128),
         last_offer=_cbor_bytes(document, 19, 16),
         offset=_cbor_number(document, 20, _U128),
+        refunded=_cbor_number(document, 21, _U128),
     )
 
 

@@ -78,7 +78,7 @@ class MqttGateway:
 
     def _on_connect(self, client, userdata, flags, reason, properties) -> None:
         base = f"mp/1/{self.gateway.name}"
-        client.subscribe([(f"{base}/+/{leaf}", 1) for leaf in ("open", "usage", "earn", "state")])
+        client.subscribe([(f"{base}/+/{leaf}", 1) for leaf in ("open", "usage", "earn", "close", "state")])
         client.publish(f"{base}/offer", self.gateway.offer_payload(), 1, True)
 
     def _on_message(self, client, userdata, message) -> None:
@@ -87,7 +87,8 @@ class MqttGateway:
             self.states[device] = message.payload
         else:
             receipt = self.gateway.handle(device, leaf, message.payload)
-            client.publish(f"mp/1/{name}/{device}/receipt", receipt, 1)
+            if receipt:
+                client.publish(f"mp/1/{name}/{device}/receipt", receipt, 1)
 
     def publish_offer(self, payload: bytes) -> None:
         self._client.publish(f"mp/1/{self.gateway.name}/offer", payload, 1, True).wait_for_publish(5)

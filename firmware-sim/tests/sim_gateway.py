@@ -11,6 +11,7 @@ from firmware_sim.canonical import canonical
 from firmware_sim.digests import (
     ChannelConfig,
     channel_id,
+    close_digest,
     deposit_nonce,
     earner_digest,
     open_digest,
@@ -54,6 +55,9 @@ class Account:
     offer: bytes = b""
     serial: int = 0
     accepted: dict = field(default_factory=dict)
+    closed: bool = False
+    refunded: int = 0
+    closes: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -81,6 +85,8 @@ class SimGateway:
         self.commit = 0
         self.transient: list[str] = []  # refusals to hand out to readings before anything else
         self.open_refusals: list[str] = []
+        self.close_refusals: list[str] = []
+        self.unanswered = 0  # closes that take as long as a settlement: so many go without an answer
         self.messages: Counter[str] = Counter()
         self.publish_offer(prices or PRICES)
 
@@ -140,6 +146,8 @@ class SimGateway:
         fields: dict = {}
         account = None
         try:
+            if leaf == "close":
+                return self._close(device, payload)
             if leaf == "open":
                 account, status = self._open(device, _decode_open(payload))
             else:
@@ -162,6 +170,56 @@ class SimGateway:
             if refused.required is not None:
                 receipt[12] = refused.required
         return _encode(receipt, bool(account and account.earns), as_json)
+
+    def _close(self, device: str, payload: bytes) -> bytes:
+        m = _decode_open(payload)
+        as_json = payload[:1] == b"{"
+        seq = int(m["seq"])
+        account = self.accounts.get(m["channelId"])
+        known = account is not None and account.device == device
+        try:
+            status = self._closing(account, device, seq, m["signature"])
+        except Refused as refused:
+            receipt = {
+                **(self._state(account) if known else {}),
+                8: 2,
+                9: NUMBER[refused.reason],
+                15: _answers(payload),
+            }
+            return _encode(receipt | {1: m["channelId"], 2: seq}, False, as_json)
+        if self.unanswered:
+            self.unanswered -= 1
+            return b""
+        account.closes[seq] = 1  # a duplicate from now on
+        receipt = {**self._state(account), 2: seq, 8: status, 15: _answers(payload), 21: account.refunded}
+        return _encode(receipt, False, as_json)
+
+    def _closing(self, account: Account | None, device: str, seq: int, signature: bytes) -> int:
+        if account is None:
+            raise Refused("unknown_channel")
+        if account.device != device:
+            raise Refused("wrong_device")
+        if recover(close_digest(CHAIN, account.id, self.name, device, seq), signature) != account.signer:
+            raise Refused("bad_signature")
+        if seq in account.closes:
+            return account.closes[seq]
+        if self.close_refusals:
+            raise Refused(self.close_refusals.pop(0))
+        if seq in account.accepted:
+            raise Refused("seq_conflict")
+        if seq <= account.seq:
+            raise Refused("seq_old")
+        if seq > account.seq + (1 << 20):
+            raise Refused("seq_jump")
+        if account.closed:
+            raise Refused("not_open")
+        account.seq, account.closed = seq, True
+        account.closes[seq] = 0
+        owed = account.exact // NANO - account.offset
+        account.refunded += account.balance - owed
+        account.balance = owed
+        self.commit += 1
+        return 0
 
     def _state(self, account: Account) -> dict:
         state = {
@@ -202,6 +260,8 @@ class SimGateway:
             raise Refused("seq_old")
         if f["seq"] > account.seq + (1 << 20):
             raise Refused("seq_jump")
+        if account.closed:
+            raise Refused("not_open")
         offer = self.usable(f["offer"])
         if offer["serial"] < account.serial:
             raise Refused("offer_regressed")
@@ -261,6 +321,7 @@ class SimGateway:
             account.balance = sum(paid for key, paid in self.nonces.items() if key[:32] == id_)
         elif fresh:
             account.balance += amount
+            account.closed = False
         self.commit += 1
         return account, 0 if fresh else 1
 
@@ -367,8 +428,9 @@ _NAMES = {
     18: "lastRemainder",
     19: "lastOffer",
     20: "offset",
+    21: "refunded",
 }
-_AMOUNTS = (6, 10, 11, 12, 18, 20)
+_AMOUNTS = (6, 10, 11, 12, 18, 20, 21)
 
 
 def _encode(receipt: dict, earns: bool, as_json: bool) -> bytes:

@@ -69,8 +69,9 @@ class Bench:
             self.sent.append(message)
             if message.leaf != "state":
                 receipt = self.gateway.handle(self.who.device, message.leaf, message.payload)
-                self.receipts.append(receipt)
-                queue += self.device.on_receipt(receipt, self.now)
+                if receipt:
+                    self.receipts.append(receipt)
+                    queue += self.device.on_receipt(receipt, self.now)
 
     def save(self) -> None:
         if self.device.dirty:
@@ -85,6 +86,9 @@ class Bench:
         messages = self.device.on_reading(register, self.now)
         self.save()
         return messages
+
+    def close(self) -> None:
+        self.deliver(self.device.close(self.now))
 
     def wait(self, seconds: int, *, step: int = 1) -> None:
         for _ in range(0, seconds, step):
@@ -192,6 +196,8 @@ class BadWire:
     def _arrive(self, event: _Event) -> None:
         bench = self.bench
         if event.kind == "up":
-            self._put("down", payload=bench.gateway.handle(bench.who.device, event.leaf, event.payload))
+            receipt = bench.gateway.handle(bench.who.device, event.leaf, event.payload)
+            if receipt:
+                self._put("down", payload=receipt)
         elif self.connected and event.session == self.session:
             self.send(bench.device.on_receipt(event.payload, bench.now))

@@ -237,3 +237,37 @@ def test_a_refused_device_is_named_and_fails_the_run(tmp_path) -> None:
         assert report["refused"] == {"channel_taken": 1}
         assert list(report["stopped"].values()) == ["opening was refused: channel_taken"]
         assert "channel_taken" in err
+
+
+def test_a_fleet_closes_at_the_end(tmp_path) -> None:
+    gateway = SimGateway()
+    gateway.unanswered = 2  # they are asked again
+    with running(tmp_path, gateway) as (broker, _):
+        code, report, err = run(
+            broker.port, "--devices", "12", "--rate", "80", "--duration", "2", "--close-at-end",
+            "--state-dir", str(tmp_path / "state"),
+        )  # fmt: skip
+        assert code == 0, err
+        paying = [account for account in gateway.accounts.values() if not account.earns]
+        assert report["closed"] == len(paying) == sum(account.closed for account in paying)
+        assert report["refunded"] == str(sum(account.refunded for account in paying))
+        assert all(account.balance == account.exact // NANO for account in paying)
+        assert "channels closed" in err
+        # The same fleet again opens them again, with new deposits.
+        code, again, err = run(
+            broker.port, "--devices", "12", "--rate", "80", "--duration", "2", "--state-dir", str(tmp_path / "state")
+        )
+        assert code == 0, err
+        assert (again["opened"], again["closed"], again["ok"]) == (12, 0, True)
+        assert not any(account.closed for account in paying)
+        assert again["charged"]["grid-power"] != report["charged"]["grid-power"]
+
+
+def test_channels_that_cannot_be_closed_are_told(tmp_path) -> None:
+    gateway = SimGateway()
+    gateway.close_refusals = ["bad_signature"]
+    with running(tmp_path, gateway) as (broker, _):
+        code, report, _ = run(broker.port, "--devices", "1", "--rate", "20", "--duration", "1", "--close-at-end")
+    assert code == 1
+    assert report["stopped"] == {"home-001": "closing: refused, bad_signature"}
+    assert report["closed"] == 0

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "firmware_sim"
 MODULES = sorted(PACKAGE.glob("*.py"))
 FOREIGN = {"channels", "devices", "settlement", "gateway", "parallel_evm"}
 CORE = {"account", "books", "canonical", "deposits", "device", "digests", "identity", "keys", "offers"}
-CORE |= {"snapshot", "pacing", "tariffs", "window", "wire", "counters", "loads"}
+CORE |= {"channel", "closing", "snapshot", "pacing", "tariffs", "window", "wire", "counters", "loads"}
 IO = {"time", "socket", "selectors", "os", "pathlib", "threading", "asyncio", "paho", "datetime", "secrets"}
 
 

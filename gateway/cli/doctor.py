@@ -7,18 +7,21 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from channels.types import SETTLEMENT_ADDRESS
+from gateway.archive import JOURNAL, OPERATORS
 from gateway.audit import Unsteady, audit
+from gateway.backup import last_backup
 from gateway.cli.asking import ask
 from gateway.cli.setup import open_keys
+from gateway.cli.terminal import GREEN, RED, YELLOW, colours, paint, plain
 from gateway.config import Config, load_config
+from gateway.control import SOCKET
 from gateway.errors import GatewayError, SetupError
 from gateway.keys import KeyRing
 from gateway.offline import OfflineBooks
-from gateway.watcher import Watcher
 from settlement.client import JsonRpcLayer
 from settlement.errors import ChainError
 from settlement.transports import HttpTransport
@@ -28,15 +31,17 @@ DISK_FREE_MIN = 500 * 2**20
 # Deposits carry times: a clock this far off makes devices and chain disagree about them.
 CLOCK_SKEW_MAX_S = 60
 BROKER_WAIT_S = 5.0
+BACKUP_OLD_H = 7 * 24
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what, whether it holds, and what was found or what to do."""
+    """One check: what, whether it holds, and what was found or what to do. A warning is good, but not for ever."""
 
     check: str
     good: bool
     text: str
+    warning: bool = False
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -44,10 +49,13 @@ def doctor(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     findings = [Finding("configuration", True, f"{options.config} is valid"), *_findings(config)]
     if options.json:
-        print(json.dumps([{"check": each.check, "good": each.good, "text": each.text} for each in findings]))
+        print(json.dumps([asdict(each) for each in findings]))
     else:
         for each in findings:
-            print(f"{'ok ' if each.good else 'BAD'}  {each.check:<14} {each.text}")
+            word, colour = ("ok ", GREEN) if each.good else ("BAD", RED)
+            if each.good and each.warning:
+                word, colour = "-- ", YELLOW
+            print(f"{paint(word, colour, colours())}  {each.check:<14} {plain(each.text)}")
     return 0 if all(each.good for each in findings) else 1
 
 
@@ -59,12 +67,14 @@ def _findings(config: Config) -> Iterator[Finding]:
     except SetupError as error:
         yield Finding("keys", False, str(error))
     yield _disk(Path(config.data_dir))
+    yield _permissions(config)
+    yield _backup(config)
     yield asyncio.run(_broker(config))
     chain = asyncio.run(_chain(config))
     yield from chain
     if keys is not None and all(each.good for each in chain):
         yield asyncio.run(_coins(config, keys))
-        yield _books(config, keys)
+        yield _books(config)
 
 
 def _disk(path: Path) -> Finding:
@@ -77,6 +87,39 @@ def _disk(path: Path) -> Finding:
             "disk", False, f"{free >> 20} MiB are free at {existing}: make room, {DISK_FREE_MIN >> 20} are needed"
         )
     return Finding("disk", True, f"{free >> 20} MiB are free")
+
+
+def _permissions(config: Config) -> Finding:
+    """Whatever others may read or write: keys, secrets, the journal, the socket that operates the gateway."""
+    named = [config.data_dir, config.key_file, config.passphrase_file, config.mqtt.password_file, config.mqtt.tls_key]
+    paths = [Path(name) for name in named if name]
+    paths += [Path(config.data_dir) / name for name in (SOCKET, JOURNAL, OPERATORS)]
+    wrong = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # what has to be there is missed by the check that opens it
+        if status.st_mode & 0o077:
+            wrong.append(f"chmod go= {path}")
+        if os.getuid() not in (0, status.st_uid):
+            wrong.append(f"chown {os.getuid()} {path}")
+    if wrong:
+        return Finding("permissions", False, f"others may use what only the gateway may; run: {'; '.join(wrong)}")
+    return Finding("permissions", True, "data, keys and socket are the gateway's alone")
+
+
+def _backup(config: Config) -> Finding:
+    if not (Path(config.data_dir) / JOURNAL).exists():
+        return Finding("backup", True, "there is nothing to back up yet")
+    how = "`metergate backup FILE`, or set backup.every_hours and a backup.dir on another disk"
+    last = last_backup(config)
+    if last is None:
+        return Finding("backup", True, f"none was made yet: {how}", warning=True)
+    hours = max(0.0, time.time() - last["at"]) / 3600
+    if hours > max(BACKUP_OLD_H, 2 * config.backup.every_hours):
+        return Finding("backup", True, f"the last one is {hours / 24:.0f} days old: {how}", warning=True)
+    return Finding("backup", True, f"{last.get('file')}, {hours:.1f} hours ago")
 
 
 async def _broker(config: Config) -> Finding:
@@ -120,17 +163,18 @@ async def _coins(config: Config, keys: KeyRing) -> Finding:
         return Finding("coins", False, str(error))
     finally:
         await layer.close()
-    empty = [
-        f"{name} 0x{key.address.hex()}"
-        for (name, key), balance in zip(senders.items(), balances, strict=True)
-        if balance == 0
-    ]
+    empty = {name: key for (name, key), balance in zip(senders.items(), balances, strict=True) if balance == 0}
+    named = ", ".join(f"{name} 0x{key.address.hex()}" for name, key in empty.items())
+    refilled = int(config.gas.refill_to) > 0
+    if empty and ("operator" in empty or not refilled):
+        wanted = f"operator 0x{keys.operator.address.hex()}" if refilled else named
+        return Finding("coins", False, f"no coins for gas: send some to {wanted}")
     if empty:
-        return Finding("coins", False, f"no coins for gas: send some to {', '.join(empty)}")
+        return Finding("coins", True, f"the operator's key will refill {named}")
     return Finding("coins", True, "every sender has coins for gas")
 
 
-def _books(config: Config, keys: KeyRing) -> Finding:
+def _books(config: Config) -> Finding:
     try:
         running = ask(config, "GET", "/v1/books")
         if running is not None:
@@ -139,7 +183,7 @@ def _books(config: Config, keys: KeyRing) -> Finding:
             with OfflineBooks(config) as books:
                 if books.ledger.founded is None:
                     return Finding("books", True, "empty: this gateway has not run yet")
-                faults, warnings = asyncio.run(_audit(config, keys, books))
+                faults, warnings = asyncio.run(_audit(config, books))
     except (GatewayError, ChainError, Unsteady) as error:
         return Finding("books", False, str(error))
     if faults:
@@ -147,19 +191,9 @@ def _books(config: Config, keys: KeyRing) -> Finding:
     return Finding("books", not warnings, "; ".join(warnings) or "conserved to the unit")
 
 
-async def _audit(config: Config, keys: KeyRing, books: OfflineBooks) -> tuple[list[str], list[str]]:
+async def _audit(config: Config, books: OfflineBooks) -> tuple[list[str], list[str]]:
     layer = JsonRpcLayer(HttpTransport(config.chain.url), expected_chain_id=config.chain.chain_id)
-    watcher = Watcher(
-        books.books,
-        layer,
-        bytes.fromhex(config.chain.asset[2:]),
-        (key.address for key in keys.lanes),
-        keys.cash_addresses,
-        settlement=SETTLEMENT_ADDRESS,
-        confirmations=config.chain.confirmations,
-        poll_s=config.chain.poll_ms / 1000,
-    )
     try:
-        return await audit(books.books, layer, watcher)
+        return await audit(books.books, layer, books.watcher(layer))
     finally:
         await layer.close()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from devices.topics import is_id
+from gateway.broker_files import DIRECTORY, PORT, SETTINGS, gateway_user, write_broker_files
 from gateway.config import Config
 from gateway.errors import SetupError
 from gateway.keys import KeyRing, key_ring, new_seed, read_seed, write_seed
@@ -24,16 +25,7 @@ key_file = "keys.json"        # the seed of all keys, encrypted: back it up, apa
 {passphrase}
 lanes = 4                     # receiver keys; claims of different lanes settle in parallel
 
-[mqtt]
-host = "127.0.0.1"
-port = 1883
-protocol = "3.1.1"            # or "5"
-# username = "gateway"
-# password_file = "mqtt-password"
-# tls_ca = "/etc/ssl/certs/ca-certificates.crt"
-# With TLS and per-device ACLs the broker proves who publishes, and readings need no signature of their own:
-# authenticated_devices = true
-
+{mqtt}
 [chain]
 url = "http://127.0.0.1:8545" # JSON-RPC of an EVM chain
 chain_id = 31402
@@ -53,10 +45,30 @@ valid_days = 30
 every_s = 600
 fee_bps = 100                 # the operator's share of what devices earn, in 1/100 of a percent
 rows_max = 100
+# coin_price = "2500000000"   # what a coin costs in base units: gas is weighed then, and small amounts wait
+# exposure_total_max = "0"    # most that may stay unclaimed in all; also exposure_channel_max and exposure_party_max
+
+[gas]                         # coins for gas, in wei
+low = "1000000000000000"      # a lane or the treasury below this is refilled from the operator's key
+refill_to = "5000000000000000"
+
+[backup]
+every_hours = 0               # 24 writes a backup a day into dir
+dir = "backups"
+keep = 7
 
 [pipeline]
 batch_max = 512
 window_ms = 5
+
+[web]                         # dashboard, API and metrics
+enabled = true
+# host = "127.0.0.1"          # others reach it with TLS only, and once there is an operator
+# port = 8402
+# tls_cert = "web.pem"
+# tls_key = "web.key"
+# public_url = "https://meters.example.org"  # when a proxy with TLS stands before it
+# metrics_token_file = "metrics-token"       # opens /metrics for Prometheus
 
 # Prices are integers of 10^-9 base units per unit: 150000000000 is 0.15 tokens per kWh.
 [services.grid-power]
@@ -73,6 +85,30 @@ max_step = 1000000
 """
 
 
+_MQTT = """\
+[mqtt]
+host = "127.0.0.1"
+port = 1883
+protocol = "3.1.1"            # or "5"
+# username = "gateway"
+# password_file = "mqtt-password"
+# tls_ca = "/etc/ssl/certs/ca-certificates.crt"
+# With TLS and per-device ACLs the broker proves who publishes, and readings need no signature of their own:
+# authenticated_devices = true
+"""
+_MQTT_OWN = """\
+[mqtt]
+host = "{host}"
+port = {port}
+protocol = "3.1.1"            # or "5"
+username = "{user}"
+password_file = "broker/gateway-password"
+tls_ca = "broker/ca.pem"
+# With TLS and per-device ACLs the broker proves who publishes, and readings need no signature of their own:
+authenticated_devices = true
+"""
+
+
 def init(options: argparse.Namespace) -> int:
     """Write `metergate.toml` and `keys.json`; never over older ones."""
     from settlement.genesis import PAYOUTS_ADDRESS, TOKEN_ADDRESS
@@ -81,7 +117,7 @@ def init(options: argparse.Namespace) -> int:
         raise SetupError(f"the gateway id {options.gateway!r} is not 1 to 64 letters, digits, _ and -.")
     directory: Path = options.dir
     config, keys = directory / "metergate.toml", directory / "keys.json"
-    for path in (config, keys):
+    for path in (config, keys, *([directory / DIRECTORY] if options.broker else [])):
         if path.exists():
             raise SetupError(f"{path} exists and is never overwritten: move it away, or choose another --dir.")
     passphrase = _passphrase(options.passphrase_file, new=True)
@@ -92,11 +128,16 @@ def init(options: argparse.Namespace) -> int:
     text = _TEMPLATE.format(
         gateway=options.gateway,
         passphrase=line,
+        mqtt=_MQTT
+        if options.broker is None
+        else _MQTT_OWN.format(host=options.broker, port=PORT, user=gateway_user(options.gateway)),
         asset=f"0x{TOKEN_ADDRESS.hex()}",
         payouts=f"0x{PAYOUTS_ADDRESS.hex()}",
     )
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        if options.broker is not None:
+            write_broker_files(directory / DIRECTORY, options.gateway, options.broker)
         seed = new_seed()
         write_seed(keys, seed, passphrase)
         config.write_text(text, encoding="utf-8")
@@ -104,7 +145,9 @@ def init(options: argparse.Namespace) -> int:
         raise SetupError(f"cannot write to {directory}: {error.strerror}.") from error
     ring = key_ring(seed, 4)
     print(f"wrote {config} and {keys}. Back up {keys} and its passphrase: without them the money is out of reach.")
-    print("These addresses need coins for gas:")
+    if options.broker is not None:
+        print(f"wrote a mosquitto's files to {directory / DIRECTORY}: mosquitto -c {directory / DIRECTORY / SETTINGS}")
+    print("Send coins for gas to the operator; the others are refilled from it:")
     for name, key in (("operator", ring.operator), ("treasury", ring.treasury)):
         print(f"  {name:<10}0x{key.address.hex()}")
     for index, key in enumerate(ring.lanes):

@@ -174,6 +174,19 @@ def test_open_digests(
 
 
 @oracle
+@given(words, texts, texts, st.integers(0, U64), chain_ids, addresses)
+def test_close_digests(channel: bytes, gateway: str, device: str, seq: int, chain_id: int, contract: bytes) -> None:
+    network = Network(chain_id, contract)
+    expected = metergate_digest(
+        network,
+        "Close",
+        "bytes32 channelId,string gateway,string device,uint64 seq",
+        {"channelId": channel, "gateway": gateway, "device": device, "seq": seq},
+    )
+    assert digests.close_digest(channel, gateway, device, seq, network) == expected
+
+
+@oracle
 @given(
     identifier=words,
     numbers=st.tuples(*[st.integers(0, U64)] * 3),
@@ -235,6 +248,7 @@ def test_a_digest_is_of_one_kind_only() -> None:
         digests.claim_batch_digest([(zero, 0, 0)], NETWORK),
         digests.open_digest(zero, "", "", "", 0, NETWORK),
         digests.reading_digest(zero, 0, 0, 0, bytes(16), 0, NETWORK),
+        digests.close_digest(zero, "", "", 0, NETWORK),
         digests.account_id("", "", "", bytes(20), bytes(20), zero, NETWORK),
         digests.deposit_digest(zero, bytes(20), 0, 0, 0, 0, TokenDomain(bytes(20), "", ""), 31402),
         digests.settlement_separator(NETWORK),

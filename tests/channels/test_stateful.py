@@ -8,7 +8,7 @@ from hypothesis import Phase, settings
 from channels.machine import TRANSITIONS
 from channels.refusals import Refusal
 from tests.support.channels_auditor import U128
-from tests.support.channels_life import FLAWS, TAKEN, ChannelLife
+from tests.support.channels_life import CLOSE_FLAWS, FLAWS, TAKEN, ChannelLife
 
 TestChannelLife = ChannelLife.TestCase
 TestChannelLife.settings = settings(
@@ -71,7 +71,10 @@ def random_step(life: ChannelLife, draw: Random) -> None:
         (2, lambda: life.initiate_withdraw(draw.choice([0, 1, 3, 10, 11]))),
         (1, lambda: life.refund(draw.choice([draw.randint(1, 40), draw.randint(1, 900)]))),
         (6, lambda: life.deliver(draw.randint(1, 8))),
-        (1, lambda: life.close(draw.random() < 0.3)),
+        (1, lambda: life.foresee(draw.random() < 0.7)),
+        (1, lambda: life.reorganise(draw.randint(1, 6), draw.random() < 0.5)),
+        (1, lambda: life.close(draw.random() < 0.15)),
+        (1, lambda: life.ask_to_close(draw.random() < 0.15, draw.choice([*CLOSE_FLAWS, None]), draw.randint(1, 3))),
         (1, lambda: life.closed(draw.random() < 0.2)),
         (1, lambda: life.open_again(draw.randint(1, 900), draw.random() < 0.5, draw.choice(TAKEN))),
     ]
@@ -119,10 +122,10 @@ def test_random_lives_agree_and_go_everywhere() -> None:
     assert moves == {
         ("OPENING", "OPEN"),
         ("OPENING", "WITHDRAWING"),
-        ("OPENING", "CLOSING"),
         ("OPEN", "WITHDRAWING"),
         ("OPEN", "CLOSING"),
         ("WITHDRAWING", "OPEN"),
         ("WITHDRAWING", "CLOSING"),
         ("CLOSING", "CLOSED"),
+        ("CLOSED", "CLOSING"),
     }

@@ -47,6 +47,8 @@ class Auditor:
     claimed: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
     settled: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
     tokens: Counter[bytes] = field(default_factory=Counter)
+    spent: set[tuple[Channel, int]] = field(default_factory=set)  # deposit authorizations used or cancelled, by salt
+    given: int = 0  # tokens sent to the contract outside of a deposit
 
     def deposit(self, channel: Channel, amount: int) -> str | None:
         if amount == 0:
@@ -55,6 +57,34 @@ class Auditor:
             return "transfer amount exceeds balance"
         self.accounts[channel].deposited += amount
         self.tokens[channel.payer] -= amount
+        return None
+
+    def deposit_authorized(self, channel: Channel, amount: int, salt: int, genuine: bool) -> str | None:
+        """A deposit through the ERC-3009 collector: the token checks the authorization before it moves anything."""
+        if amount == 0:
+            return "ZeroDeposit"
+        if (channel, salt) in self.spent:
+            return "authorization is used or canceled"
+        if not genuine:
+            return "invalid signature"
+        refusal = self.deposit(channel, amount)
+        if refusal is None:
+            self.spent.add((channel, salt))
+        return refusal
+
+    def cancel(self, channel: Channel, salt: int) -> str | None:
+        """The payer takes an authorization back that was not used."""
+        if (channel, salt) in self.spent:
+            return "authorization is used or canceled"
+        self.spent.add((channel, salt))
+        return None
+
+    def give(self, amount: int, sender: bytes) -> str | None:
+        """Tokens sent to the contract by mistake belong to no channel, for ever."""
+        if amount > self.tokens[sender]:
+            return "transfer amount exceeds balance"
+        self.tokens[sender] -= amount
+        self.given += amount
         return None
 
     def claim(self, rows: Sequence[Row], sender: bytes) -> str | None:
@@ -160,9 +190,9 @@ class Auditor:
 
     @property
     def held(self) -> int:
-        """What the contract must hold: unclaimed escrow, and claims that were not settled yet."""
+        """What the contract must hold: unclaimed escrow, claims that were not settled yet, and gifts."""
         escrow = sum(account.free for account in self.accounts.values())
-        return escrow + sum(self.claimed.values()) - sum(self.settled.values())
+        return escrow + sum(self.claimed.values()) - sum(self.settled.values()) + self.given
 
     def check(self) -> None:
         """Identities that hold in any history (docs/protocol.md 7)."""

@@ -1,11 +1,12 @@
-"""One anvil for the session; every test starts from the same state, with the contracts in place."""
+"""One anvil and one embedded layer for the session; every test starts from the same state, contracts in place."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from tests.contracts.chain import Chain, running_anvil
-from tests.contracts.world import World
+from tests.contracts.embedded import EmbeddedChain
+from tests.contracts.world import AUTHORIZER, OTHER, OWNER, PAYER, RECEIVER, SIGNER, World
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +27,19 @@ def world(placed_world: World) -> Iterator[World]:
     chain = placed_world.chain
     snapshot = chain.rpc("evm_snapshot")
     yield placed_world
+    assert chain.rpc("evm_revert", snapshot)
+
+
+@pytest.fixture(scope="session")
+def placed_embedded_world() -> Iterator[World]:
+    chain = EmbeddedChain((PAYER, SIGNER, RECEIVER, AUTHORIZER, OTHER, OWNER))
+    yield World(chain)
+    chain.close()
+
+
+@pytest.fixture
+def embedded_world(placed_embedded_world: World) -> Iterator[World]:
+    chain = placed_embedded_world.chain
+    snapshot = chain.rpc("evm_snapshot")
+    yield placed_embedded_world
     assert chain.rpc("evm_revert", snapshot)

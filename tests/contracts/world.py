@@ -163,11 +163,13 @@ class World:
         valid_before: int = FOREVER,
     ) -> bytes:
         """What the stock client hands the collector, with the payer's signature over it."""
-        nonce = build_erc3009_deposit_nonce(to_hex(self.channel_id(channel)), hex(salt))
-        digest = self.receive_digest(
-            channel.payer, COLLECTOR_ADDRESS, amount, valid_after, valid_before, bytes.fromhex(nonce[2:])
-        )
+        nonce = self.deposit_nonce(channel, salt)
+        digest = self.receive_digest(channel.payer, COLLECTOR_ADDRESS, amount, valid_after, valid_before, nonce)
         return build_erc3009_collector_data(str(valid_after), str(valid_before), hex(salt), to_hex(signer.sign(digest)))
+
+    def deposit_nonce(self, channel: Channel, salt: int) -> bytes:
+        """The ERC-3009 nonce that binds an authorization to its channel."""
+        return bytes.fromhex(build_erc3009_deposit_nonce(to_hex(self.channel_id(channel)), hex(salt))[2:])
 
     def receive_digest(self, *fields: object) -> bytes:
         """EIP-712 digest of a ReceiveWithAuthorization of the test token."""

@@ -8,6 +8,7 @@ import pytest
 from channels.refusals import Refusal
 from devices.codec import decode
 from devices.messages import (
+    Close,
     Earn,
     Encoding,
     Message,
@@ -46,6 +47,8 @@ def meaning(message: Message) -> dict[str, Any]:
             earner = {"payee": hexed(message.payee), "meterKey": hexed(message.meter_key)}
             earner |= {"salt": hexed(message.salt), "signature": hexed(message.signature)}
             return _optional({"service": message.service, "earner": earner}, message)
+        case Close():
+            return {"channelId": hexed(message.id), "seq": str(message.seq), "signature": hexed(message.signature)}
         case State():
             said = {"state": "online" if message.online else "lost"}
             said |= {} if message.session is None else {"session": message.session}
@@ -99,7 +102,7 @@ def payloads(case: dict[str, Any]) -> list[tuple[Encoding, bytes, str]]:
     return found
 
 
-@pytest.mark.parametrize("case", [*cases("readings"), *cases("opens")])
+@pytest.mark.parametrize("case", [*cases("readings"), *cases("opens"), *cases("closes")])
 def test_messages(case: dict[str, Any]) -> None:
     written = payloads(case)
     assert written
@@ -149,6 +152,7 @@ def _receipt(given: dict[str, Any]) -> Receipt:
         "lastRemainder": "last_remainder",
         "lastOffer": "last_offer",
         "offset": "offset",
+        "refunded": "refunded",
     }
     fields: dict[str, Any] = {}
     for name, attribute in names.items():
@@ -174,7 +178,7 @@ def test_receipts(case: dict[str, Any]) -> None:
     # CBOR has no word for an account: key 1 is its id as well.
     account_less = _receipt({**case["input"], "account": False})
     assert decode_receipt(binary) == account_less
-    assert set(cbor2.loads(binary)) <= set(range(1, 21))
+    assert set(cbor2.loads(binary)) <= set(range(1, 22))
     assert len(text) <= 1024
 
 

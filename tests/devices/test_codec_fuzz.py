@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from channels.refusals import Refusal
 from channels.types import U64_MAX, U128_MAX
 from devices.codec import decode
-from devices.messages import DEPTH_MAX, Earn, Encoding, Receipt, Status, Undecodable, Usage
+from devices.messages import DEPTH_MAX, Close, Earn, Encoding, Receipt, Status, Undecodable, Usage
 from devices.receipts import decode_receipt, encode_receipt
 from tests.devices.test_vectors import cases
 from tests.support import strict_cbor
 
 SEED = 20_251_121
-LEAVES = ("usage", "earn", "open", "state")
+LEAVES = ("usage", "earn", "open", "close", "state")
 VALID = [
     (case["kind"], payload)
-    for name in ("readings", "opens")
+    for name in ("readings", "opens", "closes")
     for case in (parameters.values[0] for parameters in cases(name))
     for payload in (
         *([case["json"].encode()] if case["json"] else []),
@@ -72,6 +72,9 @@ def judge(leaf: str, payload: bytes) -> str:
         assert len(found.offer) == 16
         assert all(0 <= value <= U64_MAX for value in (found.seq, found.register, found.time))
         _agrees(found, payload)
+    if isinstance(found, Close):
+        assert (len(found.id), len(found.signature)) == (32, 65)
+        assert 0 <= found.seq <= U64_MAX
     if isinstance(found, Usage):
         assert 0 <= found.ceiling <= U128_MAX
         assert len(found.signature) == 65
@@ -107,13 +110,14 @@ def test_mutated_messages() -> None:
     print(f"seed {SEED}")
     random_ = random.Random(SEED + 1)
     outcomes: Counter[str] = Counter()
-    for _ in range(10_000):
+    for _ in range(12_000):
         leaf, payload = random_.choice(VALID)
         outcomes[judge(leaf, mutated(random_, payload))] += 1
     # The mutations are mild enough for some messages to survive and hard enough for most not to.
     assert outcomes["MALFORMED"] > 5_000
     assert outcomes["Usage"] > 100
     assert outcomes["Open"] > 10
+    assert outcomes["Close"] > 30
 
 
 def test_every_message_on_every_leaf() -> None:

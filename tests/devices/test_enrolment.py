@@ -123,8 +123,6 @@ def test_a_correct_open_is_granted() -> None:
         amount=5_000_000,
         authorization=OPEN.authorization,
         nonce=deposit_nonce(CHANNEL, 1),
-        top_up=False,
-        new_device=True,
     )
     assert open_id(OPEN, offer_network(OFFER)) == CHANNEL
     assert isinstance(world.open(changed(OPEN, offer=None)), OpenGrant)
@@ -322,9 +320,7 @@ def test_outside_demo_mode() -> None:
     world.registry.enrol_payer(DEVICE, ADDRESS["stranger"])
     assert world.open(opening()) is Refusal.NOT_ENROLLED
     world.registry.enrol_payer(DEVICE, ADDRESS["payer"])
-    grant = world.open(opening())
-    assert isinstance(grant, OpenGrant)
-    assert not grant.new_device
+    assert isinstance(world.open(opening()), OpenGrant)
     # Enrolled or not, a binding that is given must be right.
     assert world.open(changed(opening(), binding=binding(device="other"))) is Refusal.BAD_SIGNATURE
 
@@ -335,10 +331,7 @@ def test_top_ups() -> None:
     assert world.open(opening()) is Refusal.DEPOSIT_PENDING
     world.registry.deposit_final(DEVICE)
     assert world.open(opening()) == AlreadyOpen(CHANNEL)
-    again = world.open(opening(amount=1, salt=2))
-    assert isinstance(again, OpenGrant)
-    assert again.top_up
-    assert not again.new_device
+    assert isinstance(world.open(opening(amount=1, salt=2)), OpenGrant)
     assert world.open(opening(amount=0, salt=2)) is Refusal.DEPOSIT_TOO_SMALL
     # A device at its bound may still top up.
     for number in range(CHANNELS_PER_DEVICE_MAX - 1):
@@ -387,7 +380,6 @@ def test_a_correct_earner_is_granted() -> None:
         meter_key=ADDRESS["meterKey"],
         offer=OFFER.id,
         offer_serial=1,
-        new_device=True,
     )
     assert isinstance(world.earn(changed(EARNER, offer=None)), EarnerGrant)
 

@@ -35,9 +35,14 @@ def test_every_refusal_has_its_number_and_name() -> None:
 
 def test_reading_refusals_are_listed_in_the_order_of_their_numbers() -> None:
     numbers = [
-        int(row[0]) for row in rows("### Readings, in this order", "### `open`, in this order") if row[0].isdigit()
+        int(row[0]) for row in rows("### Readings, in this order", "### `close`, in this order") if row[0].isdigit()
     ]
     assert numbers == list(range(1, 20))
+
+
+def test_refusals_of_a_close_are_listed_in_the_order_of_the_checks() -> None:
+    found = [int(row[1]) for row in rows("### `close`, in this order", "### `open`, in this order") if row[1].isdigit()]
+    assert found == [3, 4, 5, 6, 7, 8, 9, 20]
 
 
 @pytest.mark.parametrize("refusal", Refusal)
@@ -48,7 +53,7 @@ def test_what_is_transient(refusal: Refusal) -> None:
 
 def test_the_field_table_has_the_codecs_keys() -> None:
     table = {int(row[0]): row[1] for row in rows("### 3.7", "Which fields") if row[0].isdigit()}
-    assert sorted(table) == list(range(1, 21))
+    assert sorted(table) == list(range(1, 22))
     keys = {
         "seq": cbor_codec.SEQ,
         "register": cbor_codec.REGISTER,
@@ -68,6 +73,7 @@ def test_the_field_table_has_the_codecs_keys() -> None:
         "lastRemainder": cbor_codec.LAST_REMAINDER,
         "lastOffer": cbor_codec.LAST_OFFER,
         "offset": cbor_codec.OFFSET,
+        "refunded": cbor_codec.REFUNDED,
     }
     assert {name: table[number] for name, number in keys.items()} == {name: name for name in keys}
     assert "channelId" in table[cbor_codec.ID]
@@ -83,6 +89,7 @@ def test_the_field_table_has_the_codecs_keys() -> None:
         digests.RECEIVE_AUTHORIZATION_TYPE,
         digests.OPEN_TYPE,
         digests.READING_TYPE,
+        digests.CLOSE_TYPE,
         digests.EARNER_TYPE,
         digests.CHANNEL_CONFIG_TYPE,
         digests.DOMAIN_TYPE,
@@ -97,7 +104,11 @@ def test_addresses_and_topics() -> None:
     for address in (SETTLEMENT_ADDRESS, COLLECTOR_ADDRESS):
         assert "0x" + address.hex() in TEXT.lower()
     topics = Topics("{gateway}".strip("{}"))
-    for topic in (topics.offer, topics.gateway_state, *(topics.topic("device", leaf) for leaf in ("usage", "earn"))):
+    for topic in (
+        topics.offer,
+        topics.gateway_state,
+        *(topics.topic("device", leaf) for leaf in ("usage", "earn", "open", "close")),
+    ):
         written = topic.replace("/gateway/", "/{gateway}/").replace("/device/", "/{device}/")
         assert f"`{written}`" in TEXT
 
@@ -130,7 +141,7 @@ def test_the_example_of_pricing() -> None:
 
 def test_json_examples_are_json() -> None:
     blocks = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     assert all(isinstance(json.loads(block), dict) for block in blocks)
 
 

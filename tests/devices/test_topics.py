@@ -17,13 +17,13 @@ def test_what_is_no_id(text: str) -> None:
         Topics("gw1").receipt(text)
 
 
-@pytest.mark.parametrize("leaf", ["usage", "earn", "open", "state"])
+@pytest.mark.parametrize("leaf", ["usage", "earn", "open", "close", "state"])
 def test_what_a_device_sends_is_parsed(leaf: str) -> None:
     topics = Topics("gw1")
     assert topics.parse(f"mp/1/gw1/meter-17/{leaf}") == ("meter-17", leaf)
     assert topics.topic("meter-17", leaf) == f"mp/1/gw1/meter-17/{leaf}"
     assert f"mp/1/gw1/+/{leaf}" in topics.subscriptions
-    assert len(topics.subscriptions) == 4
+    assert len(topics.subscriptions) == 5
 
 
 @pytest.mark.parametrize(

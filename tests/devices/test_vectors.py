@@ -25,6 +25,7 @@ TYPES = {
     "refund": "Refund(bytes32 channelId,uint256 nonce,uint128 amount)",
     "open": "Open(bytes32 channelId,string gateway,string device,string service,uint64 register)",
     "reading": "Reading(bytes32 id,uint64 seq,uint64 register,uint64 time,bytes16 offer,uint128 maxClaimableAmount)",
+    "close": "Close(bytes32 channelId,string gateway,string device,uint64 seq)",
     "earner": "Earner(string gateway,string device,string service,address payee,address meterKey,bytes32 salt)",
     "deposit": "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
     "uint256 validBefore,bytes32 nonce)",

@@ -39,7 +39,7 @@ def demo() -> Iterator[tuple[int, subprocess.Popen[str]]]:
     (payer,) = set(re.findall(r"--fund (0x[0-9A-Fa-f]{40})", PAGE))
     port = free_port()
     command = [sys.executable, "-m", "gateway", "demo", "--devices", "1", "--json", "--fund", payer]
-    command += ["--mqtt-port", str(port), "--rpc-port", str(free_port())]
+    command += ["--mqtt-port", str(port), "--rpc-port", str(free_port()), "--http-port", str(free_port())]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )

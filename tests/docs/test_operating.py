@@ -85,6 +85,7 @@ def test_the_first_steps_and_the_daily_ones(tmp_path: Path, anvil: AnvilProcess,
     assert "never overwritten" in site.metergate("init", "--dir", "site", code=2)
     site.set("url", f'"{anvil.url}"')
     site.set("port", str(broker.port))
+    site.set("enabled", "false")
     for address in needy:
         anvil.rpc("anvil_setBalance", address, hex(10**19))
     assert "BAD  chain" in site.metergate("doctor", *at, code=1), "there is no payouts contract yet"
@@ -106,11 +107,15 @@ def test_the_first_steps_and_the_daily_ones(tmp_path: Path, anvil: AnvilProcess,
         assert any("gateway gw1 runs" in line for line in process.stderr), "it starts"
         _running(site, *at)
         assert "BAD" not in site.metergate("doctor", *at)
-        assert site.metergate("settle", "--now", *at) == "nothing to settle\n"
+        assert site.metergate("settle", "--now", *at).startswith("nothing to settle;")
+        assert site.metergate("settle", "--all", *at).startswith("nothing to settle;")
+        assert site.metergate("settle", "--explain", *at).startswith("claim 0.000000 for 0.000000 of gas")
         site.metergate("device", "add", "pump-7", "--payer", PAYER, "--note", "barn", *at)
         assert "pump-7" in site.metergate("device", "list", *at)
         shown = json.loads(site.metergate("device", "show", "pump-7", "--json", *at))
         assert shown["payers"] == [PAYER.lower()]
+        assert "= chain at block" in site.metergate("ledger", "--check", *at)
+        assert "is kept" in site.metergate("statement", PAYER, *at, code=2)
         assert "another Metergate" in site.metergate("run", *at, code=2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
@@ -125,6 +130,8 @@ def test_the_first_steps_and_the_daily_ones(tmp_path: Path, anvil: AnvilProcess,
     assert "pump-7" in site.metergate("device", "list", *at), "the books are kept"
     assert "no gateway runs" in site.metergate("settle", "--now", *at, code=2)
     assert "conserved to the unit" in site.metergate("doctor", *at)
+    assert "= chain at block" in site.metergate("ledger", "--check", *at)
+    assert site.metergate("ledger", "--export", "csv", "--postings", *at).startswith("entry,commit,cause,")
 
 
 def _running(site: Site, *at: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.__main__ import SUITES
 from channels.refusals import Refusal
 from gateway.config import Config
+from settlement.claiming import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,6 +64,12 @@ def test_the_refusal_table_has_every_refusal() -> None:
     told = [(int(row[0]), row[1].strip("`"), row[2] == "yes") for row in rows]
     assert told == [(int(refusal), refusal.wire_name, refusal.transient) for refusal in Refusal]
     assert all(len(row) == 5 and len(row[3]) > 20 and len(row[4]) > 10 for row in rows)
+
+
+def test_the_table_of_claims_has_every_reason_and_says_what_it_does() -> None:
+    rows = [row for row in _rows("operating.md") if len(row) == 3 and row[1] in ("claim", "hold")]
+    told = {name: row[1] == "claim" for row in rows for name in re.findall(r"`([a-z_]+)`", row[0])}
+    assert told == {reason.value: reason.claims for reason in Reason}
 
 
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *sorted(

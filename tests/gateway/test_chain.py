@@ -163,7 +163,7 @@ async def test_a_withdrawal_overtakes_a_claim(world: World) -> None:
     async def overtake(*_: Any) -> None:
         await world.transact(payer.payer_key, SETTLEMENT_ADDRESS, calls.finalize_withdraw(payer.config))
 
-    world.layer.once_before("estimate_gas", overtake)
+    world.layer.once_before("estimate_all", overtake)
     for _ in range(2):
         before = world.channel(payer).claimed + world.channel(other).claimed
         ended = await world.gateway.settler.settle()
@@ -190,7 +190,7 @@ async def test_one_bad_row_starves_no_other(world: World) -> None:
     async def overtake(*_: Any) -> None:
         await world.transact(bad.payer_key, SETTLEMENT_ADDRESS, calls.finalize_withdraw(bad.config))
 
-    world.layer.once_before("estimate_gas", overtake)
+    world.layer.once_before("estimate_all", overtake)
     ended = await world.gateway.settler.settle()
     assert ended is not None
     assert ended.claimed == 7 * 15_000

@@ -245,7 +245,7 @@ def test_the_template_of_init_parses(tmp_path: Path, folder: str, capsys: pytest
     secret = tmp_path / folder / "passphrase"
     secret.parent.mkdir()
     secret.write_text("correct horse battery\n")
-    options = argparse.Namespace(gateway="roof-1", dir=tmp_path / folder / "gw", passphrase_file=secret)
+    options = argparse.Namespace(gateway="roof-1", dir=tmp_path / folder / "gw", passphrase_file=secret, broker=None)
     assert init(options) == 0
     config = load_config(tmp_path / folder / "gw" / "metergate.toml")
     assert config.gateway == "roof-1"
@@ -261,7 +261,7 @@ def test_the_template_of_init_parses(tmp_path: Path, folder: str, capsys: pytest
 
 def test_init_without_a_passphrase_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERGATE_PASSPHRASE", "correct horse battery")
-    options = argparse.Namespace(gateway="gw1", dir=tmp_path / "gw", passphrase_file=None)
+    options = argparse.Namespace(gateway="gw1", dir=tmp_path / "gw", passphrase_file=None, broker=None)
     assert init(options) == 0
     config = load_config(tmp_path / "gw" / "metergate.toml")
     assert config.passphrase_file == ""
@@ -277,5 +277,5 @@ def test_init_without_a_passphrase_file(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("gateway", ["", "a b", "ü", "x" * 65, "a/b", "a+"])
 def test_init_refuses_a_bad_gateway_id(tmp_path: Path, gateway: str) -> None:
     with pytest.raises(SetupError, match="gateway id"):
-        init(argparse.Namespace(gateway=gateway, dir=tmp_path / "gw", passphrase_file=None))
+        init(argparse.Namespace(gateway=gateway, dir=tmp_path / "gw", passphrase_file=None, broker=None))
     assert not (tmp_path / "gw").exists()

@@ -7,9 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from channels.state import Phase
 from gateway.control import application
 from settlement.errors import ChainUnavailable
-from tests.support.gateway_world import World
+from tests.support.gateway_world import TOKEN, World, until
 
 
 @pytest.fixture
@@ -86,3 +87,56 @@ async def test_an_unreachable_chain_is_answered_in_words(world: World, client: h
         answer = await client.request(method, path)
         assert (answer.status_code, "cable" in answer.json()["error"]) == (503, True), path
     assert world.running
+
+
+async def test_a_device_is_closed_with_its_outcome(world: World, client: httpx.AsyncClient) -> None:
+    payer = await world.opened()
+    await world.pay(payer, 1_000)
+    answer = await client.post("/v1/devices/meter-1/close", json={})
+    outcome = {
+        "channelId": f"0x{payer.id.hex()}",
+        "service": "grid-power",
+        "phase": "closed",
+        "payer": f"0x{payer.payer.hex()}",
+        "claimed": "150000",
+        "refunded": "4850000",
+        "unclaimed": "0",
+    }
+    assert (answer.status_code, answer.json()) == (200, {"closed": True, "channels": [outcome]})
+    assert await world.balance(payer.payer) == 100 * TOKEN - 150_000
+    again = await client.post("/v1/devices/meter-1/close", json={"channel": outcome["channelId"]})
+    assert (again.status_code, again.json()) == (200, {"closed": True, "channels": [outcome]})
+    none_left = await client.post("/v1/devices/meter-1/close", json={})
+    assert (none_left.status_code, none_left.json()) == (400, {"error": "device meter-1 has no open channel"})
+    assert await world.faults() == []
+
+
+async def test_closing_goes_on_when_nobody_waits(
+    world: World, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.control.CLOSE_WAIT_S", 0.0)
+    payer = await world.opened()
+    world.miner.auto = False
+    answer = (await client.post("/v1/devices/meter-1/close", json={"channel": f"0x{payer.id.hex()}"})).json()
+    assert (answer["closed"], answer["channels"][0]["phase"]) == (False, "closing")
+    world.miner.auto = True
+    world.mine()
+    await until(lambda: world.channel(payer).phase is Phase.CLOSED)
+    assert await world.balance(payer.payer) == 100 * TOKEN
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400), (b"5", 400), (b"[]", 400), (b'{"channel": 5}', 400), (b'{"channel": "0x12"}', 400), (b"\xff", 400),
+        (b'{"channel": "' + b"0x" + b"ab" * 32 + b'"}', 400), (b"[" * 10_000, 400), (b" " * 16_385, 413),
+    ],
+)  # fmt: skip
+async def test_a_bad_close_is_refused_in_words(
+    world: World, client: httpx.AsyncClient, body: bytes, status: int
+) -> None:
+    await world.opened()
+    number = world.gateway.books.journal.number
+    answer = await client.post("/v1/devices/meter-1/close", content=body)
+    assert (answer.status_code, bool(answer.json()["error"])) == (status, True)
+    assert world.gateway.books.journal.number == number

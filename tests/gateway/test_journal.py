@@ -47,7 +47,7 @@ class Opened:
     def __init__(self, path: Path, seed: int = 1) -> None:
         self.books = Books(Journal(path))
         self.books.journal._db.execute("PRAGMA synchronous = OFF")  # these tests pull no plug
-        self.terms = TermsBook(900)
+        self.terms = TermsBook(900, 225)
         try:
             self.replayed = self.books.replay(self.terms.terms_then, self.terms.observe)
         except BaseException:
@@ -175,7 +175,7 @@ async def test_replay_equals_the_live_state(path: Path, seed: int, monkeypatch: 
 
 async def test_every_kind_of_record_takes_part(path: Path) -> None:
     opened = Opened(path, 5)
-    await opened.write(400)
+    await opened.write(800)
     await opened.cut()
     with database(path) as db:
         rows = db.execute("SELECT number, body FROM commits").fetchall()

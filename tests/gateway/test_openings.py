@@ -146,7 +146,7 @@ async def test_a_third_party_deposits_first(world: World) -> None:
 MOMENTS = [
     ("before", "authorization_used"), ("after", "authorization_used"), ("before", "head"), ("after", "head"),
     ("before", "simulate"), ("after", "simulate"), ("before", "channels"), ("after", "channels"),
-    ("before", "estimate_gas"), ("after", "estimate_gas"), ("before", "send_raw"), ("after", "send_raw"),
+    ("before", "estimate_all"), ("after", "estimate_all"), ("before", "send_all"), ("after", "send_all"),
 ]  # fmt: skip
 
 
@@ -156,7 +156,7 @@ async def test_a_third_party_deposits_while_we_do(world: World, moment: tuple[st
     payer = world.payer()
 
     async def run_in_front(*_: Any) -> None:
-        if moment == ("after", "send_raw"):
+        if moment == ("after", "send_all"):
             return  # ours is mined by then; the authorization is used
         await world.deposit(payer.config, 5_000_000, payer.authorization(5_000_000))
         if watched:
@@ -213,7 +213,7 @@ async def cancel(world: World, payer: Payer, salt: int) -> None:
 async def test_a_cancelled_authorization_is_no_deposit(world: World) -> None:
     """A used nonce alone is no success: there must be a matching deposit (docs/protocol.md 1)."""
     payer = world.payer()
-    world.layer.once_before("estimate_gas", lambda *_: cancel(world, payer, 1))
+    world.layer.once_before("estimate_all", lambda *_: cancel(world, payer, 1))
     answer = await world.ask("meter-1", "open", to_json(payer.open()))
     assert (answer.status, answer.reason) == (Status.REFUSED, Refusal.DEPOSIT_INVALID)
     later = await world.ask("meter-1", "open", to_json(payer.open()))
@@ -227,7 +227,7 @@ async def test_a_cancelled_authorization_is_no_deposit(world: World) -> None:
 
 async def test_a_top_up_that_is_cancelled_on_the_way_is_no_top_up(world: World) -> None:
     payer = await world.opened()
-    world.layer.once_before("estimate_gas", lambda *_: cancel(world, payer, 2))
+    world.layer.once_before("estimate_all", lambda *_: cancel(world, payer, 2))
     answer = await world.ask("meter-1", "open", to_json(payer.open(1_000_000, salt=2)))
     assert answer.balance == 5_000_000
     assert (answer.status, answer.reason) == (Status.REFUSED, Refusal.DEPOSIT_INVALID)
@@ -257,7 +257,7 @@ async def test_a_deposit_that_fails_on_the_way_leaves_nothing_behind(world: Worl
         data = calls.transfer(secret("elsewhere")[:20], 100 * TOKEN)
         await world.transact(payer.payer_key, TOKEN_ADDRESS, data)
 
-    world.layer.once_before("estimate_gas", spend)
+    world.layer.once_before("estimate_all", spend)
     answer = await world.ask("meter-1", "open", to_json(payer.open()))
     assert (answer.status, answer.reason) == (Status.REFUSED, Refusal.DEPOSIT_INVALID)
     await world.give(payer.payer, 10 * TOKEN)
@@ -361,8 +361,8 @@ def _elsewhere(world: World) -> Any:
 # Where the power is cut while one open is carried out, and what is journaled by then.
 CUTS = [
     ("before", "authorization_used"), ("before", "head"), ("before", "simulate"), ("before", "channels"),
-    ("after", "channels"), ("before", "estimate_gas"), ("after", "estimate_gas"), ("before", "fees"),
-    ("before", "send_raw"), ("after", "send_raw"), ("before", "receipt"), ("after", "receipt"), ("before", "events"),
+    ("after", "channels"), ("before", "estimate_all"), ("after", "estimate_all"), ("before", "fees"),
+    ("before", "send_all"), ("after", "send_all"), ("before", "receipts"), ("after", "receipts"), ("before", "events"),
 ]  # fmt: skip
 
 
@@ -435,7 +435,7 @@ async def test_a_lost_answer_of_the_chain_is_no_second_deposit(world: World, mon
         raise ChainUnavailable("the answer was lost")
 
     payer = world.payer()
-    for method in ("estimate_gas", "fees", "send_raw", "receipt"):
+    for method in ("estimate_all", "fees", "send_all", "receipts"):
         world.layer.once_after(method, lost)
     opening(await world.ask("meter-1", "open", to_json(payer.open())), payer, 5_000_000)
     assert await world.balance(payer.payer) == 95 * TOKEN

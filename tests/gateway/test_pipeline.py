@@ -754,9 +754,9 @@ async def test_a_silent_chain_stops_payments(make_world: Make) -> None:
     earner = await world.joined()
     silent = 0.0
     world.gateway.terms.silence = lambda: silent
-    silent = 600.0  # the delay is 900 s, of which 300 s are kept as a margin
+    silent = 675.0  # the delay is 900 s, of which a quarter is kept as a margin
     await world.pay(payer, 1)
-    silent = 600.1
+    silent = 675.1
     answer = await world.ask("meter-1", "usage", to_json(payer.usage(1)))
     assert (answer.reason, answer.reason and answer.reason.transient) == (Refusal.CHAIN_STALE, True)
     await world.earn(earner, 1)

@@ -263,14 +263,15 @@ def _alive(pid: int) -> bool:
 # -- what cannot start --
 
 
-@pytest.mark.parametrize("option", ["--mqtt-port", "--rpc-port"])
+@pytest.mark.parametrize("option", ["--mqtt-port", "--rpc-port", "--http-port"])
 def test_an_occupied_port_is_one_sentence(option: str) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         taken = str(holder.getsockname()[1])
-        other = {"--mqtt-port": "--rpc-port", "--rpc-port": "--mqtt-port"}[option]
-        child = command("demo", "--json", "--devices", "1", option, taken, other, str(free_port()))
+        others = {"--mqtt-port", "--rpc-port", "--http-port"} - {option}
+        free = [text for other in others for text in (other, str(free_port()))]
+        child = command("demo", "--json", "--devices", "1", option, taken, *free)
     one_sentence(child, taken, option)
     assert child.stdout == ""
 

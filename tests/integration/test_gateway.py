@@ -285,6 +285,67 @@ def test_an_earner_is_paid_on_anvil(home: Household, view: ChainView) -> None:
     assert home.json("status")["paid_out"] == "79200"
 
 
+def _enrolled(home: Household, name: str, payer: int, encoding: str = "json") -> Outsider:
+    assert home.ask("device", "add", name, "--payer", PAYERS[payer].address).process.returncode == 0
+    return Outsider(Connection(home.broker.port, name), PAYERS[payer], encoding=encoding, sign_readings=True)
+
+
+@pytest.mark.parametrize("encoding", ["json", "cbor"])
+def test_a_device_closes_its_channel_and_opens_it_again(home: Household, view: ChainView, encoding: str) -> None:
+    """By strangers' code on a stranger's chain: the payer gets back what it deposited less what it owed, exactly."""
+    with _enrolled(home, f"closer-{encoding}", 5, encoding) as device:
+        before = view.tokens(PAYERS[5].address)
+        assert device.open(3 * TOKEN)["balance"] == 3 * TOKEN
+        checked(device.pay(700), device, 1)
+        owed = device.book.cumulative
+        for flaw in ({"signer": key("a stranger")}, {"signed_device": "meter-1"}):
+            assert device.close(**flaw)["reason"] == "bad_signature"
+        assert device.close(seq=1)["reason"] == "seq_conflict"
+        receipt = device.close()
+        assert (receipt["status"], receipt["seq"], receipt["cumulative"]) == ("accepted", 2, owed)
+        assert (receipt["balance"], receipt["refunded"]) == (owed, 3 * TOKEN - owed)
+        assert view.channel(device.book.id) == (owed, owed)
+        assert view.tokens(PAYERS[5].address) == before - owed
+        assert device.close(seq=2)["status"] == "duplicate"
+        assert device.pay(1)["reason"] == "not_open"
+        assert device.close()["reason"] == "not_open"
+        assert device.reopen(2 * TOKEN)["balance"] == 2 * TOKEN + owed
+        checked(device.pay(100), device, 3)
+        assert device.close(seq=2)["status"] == "duplicate"
+        checked(device.pay(100), device, 4)
+        owed = device.book.cumulative
+        receipt = device.close()
+        assert (receipt["seq"], receipt["refunded"]) == (5, 5 * TOKEN - owed)
+        assert view.channel(device.book.id) == (owed, owed)
+        assert view.tokens(PAYERS[5].address) == before - owed
+    findings = {row["check"]: row for row in home.json("doctor")}
+    assert findings["books"]["good"], findings["books"]
+
+
+def test_the_operator_closes_by_command(home: Household, view: ChainView) -> None:
+    with _enrolled(home, "closed-1", 2) as device:
+        before = view.tokens(PAYERS[2].address)
+        device.open(4 * TOKEN)
+        checked(device.pay(1_000), device, 1)
+        owed = device.book.cumulative
+        child = home.ask("device", "close", "closed-1", "--channel", "0x" + device.book.id.hex())
+        assert child.process.returncode == 0, child.report()
+        assert "is closed" in child.stdout
+        assert f"claimed {owed / TOKEN:.6f}, gave {4 - owed / TOKEN:.6f} back" in child.stdout
+        assert view.channel(device.book.id) == (owed, owed)
+        assert view.tokens(PAYERS[2].address) == before - owed
+        assert device.pay(1)["reason"] == "not_open"
+        again = home.json("device", "close", "closed-1", "--channel", "0x" + device.book.id.hex())
+        assert (again["closed"], again["channels"][0]["refunded"]) == (True, str(4 * TOKEN - owed))
+    for arguments, words in (
+        (("closed-1",), "has no open channel"),
+        (("nobody",), "has no open channel"),
+        (("closed-1", "--channel", "0x12"), "a channel id"),
+    ):
+        child = home.ask("device", "close", *arguments)
+        assert (child.process.returncode, words in child.stderr) == (2, True), child.report()
+
+
 def test_the_broker_may_be_away_for_a_while(home: Household, meter: Outsider) -> None:
     home.broker.stop()
     until(lambda: home.json("status")["broker_connected"] is False, "the loss")
@@ -306,8 +367,9 @@ def test_the_doctor_of_a_stopped_gateway(home: Household, meter: Outsider) -> No
     assert "conserved" in findings["books"]["text"]
     status = home.json("status")
     assert (status["running"], status["charged"]) == (False, charged)
-    refused = home.ask("settle", "--now")
-    assert (refused.process.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.report()
+    for command in (("settle", "--now"), ("device", "close", "meter-1")):
+        refused = home.ask(*command)
+        assert (refused.process.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.report()
     home.broker.stop()
     sick = home.ask("doctor")
     assert sick.process.returncode == 1, sick.report()

@@ -46,6 +46,7 @@ def config(template: Path, tmp_path: Path, anvil: AnvilProcess) -> Path:
     path = tmp_path / "metergate.toml"
     change(path, "port", str(free_port()))
     change(path, "url", f'"{anvil.url}"')
+    change(path, "enabled", "false")
     return path
 
 
@@ -102,8 +103,8 @@ CONFIGURATIONS = {
     "an asset that is none": ("asset = ", 'asset = "0x12" # ', ["chain.asset"]),
     "a delay below the contract's": ("withdraw_delay = ", "withdraw_delay = 899 # ", ["offer.withdraw_delay"]),
     "a fee above all": ("fee_bps = ", "fee_bps = 10001 # ", ["settlement.fee_bps"]),
-    "a price with a point": ("price = ", 'price = "0.15" # ', ["services", "price"]),
-    "a price of 2^64": ("price = ", f'price = "{2**64}" # ', ["price"]),
+    "a price with a point": ("\nprice = ", '\nprice = "0.15" # ', ["services", "price"]),
+    "a price of 2^64": ("\nprice = ", f'\nprice = "{2**64}" # ', ["price"]),
     "a deposit of 2^128": ("min_deposit = ", f'min_deposit = "{2**128}" # ', ["min_deposit"]),
     "a step beyond any number": ("max_step = ", f"max_step = {2**53} # ", ["max_step"]),
     "no lanes": ("lanes = 4", "lanes = 0", ["lanes"]),

@@ -52,6 +52,8 @@ async def test_a_sound_block_is_read() -> None:
     assert (head.number, head.timestamp, head.base_fee) == (5, 100, 7)
     without = {key: value for key, value in BLOCK.items() if key != "baseFeePerGas"}
     assert (await layer(eth_getBlockByNumber=without).head()).base_fee == 0
+    assert head.gas_limit == 0, "not told"
+    assert (await layer(eth_getBlockByNumber=BLOCK | {"gasLimit": "0x9"}).head()).gas_limit == 9
 
 
 @pytest.mark.parametrize(
@@ -140,19 +142,86 @@ async def test_a_refused_transaction_is_looked_up(message: str) -> None:
         await unknown.send_raw(b"\x02raw")
 
 
-@pytest.mark.parametrize("code", [-32005, 429])
-async def test_a_rate_limit_is_no_refusal(code: int) -> None:
-    limited = ChainRefused(code, "slow down")
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-32005, "slow down"),
+        (429, "slow down"),
+        (-32016, "slow down"),
+        (-32007, "slow down: 50/second request limit reached"),
+        (-32002, "slow down: request timed out"),
+        (-32000, "slow down: header not found"),
+    ],
+)
+async def test_a_rate_limit_is_no_refusal(code: int, words: str) -> None:
+    limited = ChainRefused(code, words)
     asked = [
         layer(eth_getCode=limited).has_code(bytes(20)),
         layer(eth_getBalance=limited).native_balances([bytes(20)]),
         layer(eth_getLogs=limited).events(1, 4),
-        layer(eth_call=limited).refund_nonce(bytes(32)),
+        layer(eth_call=limited).refund_nonces([bytes(32)]),
         layer(eth_sendRawTransaction=limited).send_raw(b""),
+        layer(eth_estimateGas=limited).estimate_all([CALL]),
+        layer(eth_getTransactionReceipt=limited).receipts([bytes(32)]),
+        layer(eth_getTransactionCount=limited).nonces([bytes(20)]),
     ]
     for waiting in asked:
         with pytest.raises(ChainUnavailable, match="slow down"):
             await waiting
+
+
+async def test_a_contract_may_use_any_words() -> None:
+    """A revert that speaks of a time-out is a revert all the same."""
+    for refused in (
+        ChainRefused(3, "execution reverted: timeout"),
+        ChainRefused(-32000, "execution reverted: timeout", bytes.fromhex("08c379a0")),
+    ):
+        assert isinstance(await layer(eth_call=refused).simulate(CALL), Revert)
+        assert isinstance((await layer(eth_estimateGas=refused).estimate_all([CALL]))[0], Revert)
+
+
+async def test_each_transaction_has_its_own_answer() -> None:
+    refusals = {
+        "0x0201": ChainRefused(-32000, "nonce too low"),
+        "0x0202": ChainRefused(-32005, "slow down"),
+        "0x0203": ChainRefused(-32000, "already known"),
+    }
+    hashes = {raw: "0x" + keccak(bytes.fromhex(raw[2:])).hex() for raw in ("0x0200", *refusals)}
+    asked: list[str] = []
+
+    def found(tx_hash: str) -> Any:
+        asked.append(tx_hash)
+        return {} if tx_hash == hashes["0x0203"] else None
+
+    node = layer(eth_sendRawTransaction=lambda raw: refusals.get(raw, hashes[raw]), eth_getTransactionByHash=found)
+    answers = await node.send_all([bytes.fromhex(raw[2:]) for raw in hashes])
+    assert answers[0] is answers[3] is None
+    assert answers[1] is refusals["0x0201"]
+    assert isinstance(answers[2], ChainUnavailable)
+    assert asked == [hashes["0x0201"], hashes["0x0203"]]
+    with pytest.raises(ChainMisbehaved, match="another hash"):
+        await layer(eth_sendRawTransaction=HASH).send_all([b"\x02"])
+
+
+async def test_a_node_without_batches_is_asked_one_by_one() -> None:
+    class Single(ScriptedTransport):
+        async def batch(self, requests: Any) -> Any:
+            raise ChainRefused(-32600, "batches are not supported")
+
+    refused = ChainRefused(-32000, "no")
+    node = JsonRpcLayer(Single({"eth_getTransactionCount": lambda address, tag: hex(int(address, 16))}))
+    assert await node.nonces([bytes(19) + b"\x05", bytes(19) + b"\x07"]) == [5, 7]
+    with pytest.raises(ChainRefused, match="batches"):
+        await node.nonces([bytes(20)])
+    node = JsonRpcLayer(Single({"eth_estimateGas": refused}))
+    assert await node.estimate_all([CALL, CALL]) == [refused, refused]
+
+    class Limited(ScriptedTransport):
+        async def batch(self, requests: Any) -> Any:
+            raise ChainRefused(429, "slow down")
+
+    with pytest.raises(ChainUnavailable, match="slow down"):
+        await JsonRpcLayer(Limited({})).nonces([bytes(20), bytes(20)])
 
 
 @pytest.mark.parametrize(
@@ -162,6 +231,7 @@ async def test_a_rate_limit_is_no_refusal(code: int) -> None:
         (ChainRefused(3, "execution reverted: some words"), "execution reverted: some words"),
         (ChainRefused(-32000, "VM Exception: revert"), "VM Exception: revert"),
         (ChainRefused(-32000, "out of gas: gas required exceeds: 5"), "out of gas: gas required exceeds: 5"),
+        (ChainRefused(-32000, "gas required exceeds allowance (9)"), "gas required exceeds allowance (9)"),
         (ChainRefused(-32000, "x", bytes.fromhex("08c379a0") + encode("(string)", ("why",))), "why"),
         (ChainRefused(3, "x", bytes.fromhex("4e487b71") + encode("(uint256)", (17,))), "panic 0x11"),
         (ChainRefused(3, "x", keccak(b"ZeroRefund()")[:4]), "ZeroRefund"),
@@ -175,7 +245,7 @@ async def test_reverts_are_told_from_refusals(refused: ChainRefused, reason: str
     assert result.reason == reason
     assert await layer(eth_estimateGas=refused).estimate_gas(CALL) == result
     with pytest.raises(ChainMisbehaved, match="view reverted"):
-        await layer(eth_call=refused).refund_nonce(bytes(32))
+        await layer(eth_call=refused).refund_nonces([bytes(32)])
 
 
 async def test_other_refusals_stay_refusals() -> None:
@@ -183,7 +253,7 @@ async def test_other_refusals_stay_refusals() -> None:
     with pytest.raises(ChainRefused, match="insufficient"):
         await layer(eth_estimateGas=refused).estimate_gas(CALL)
     with pytest.raises(ChainRefused, match="insufficient"):
-        await layer(eth_call=refused).refund_nonce(bytes(32))
+        await layer(eth_call=refused).refund_nonces([bytes(32)])
 
 
 def test_revert_data_of_any_size_and_content_is_shown_bounded() -> None:
@@ -273,6 +343,20 @@ async def test_logs_of_one_block_that_are_refused_stay_refused(error: ChainError
 async def test_unsound_logs_are_faults(answer: Any) -> None:
     with pytest.raises(ChainMisbehaved):
         await layer(eth_getLogs=answer).events(5, 6)
+
+
+@pytest.mark.parametrize("fields", [{"blockHash": "0x" + "33" * 32}, {"blockNumber": "0x6"}])
+async def test_logs_of_another_block_than_the_one_named_are_faults(fields: dict[str, Any]) -> None:
+    block_hash = bytes.fromhex(LOG["blockHash"][2:])
+    (event,) = await layer(eth_getLogs=[LOG]).events(5, 5, block_hash)
+    assert event.block_hash == block_hash
+    with pytest.raises(ChainMisbehaved):
+        await layer(eth_getLogs=[{**LOG, **fields}]).events(5, 5, block_hash)
+
+
+async def test_a_node_that_limits_questions_by_hash_is_asked_later() -> None:
+    with pytest.raises(ChainUnavailable, match="slow down"):
+        await layer(eth_getLogs=ChainRefused(-32005, "slow down")).events(5, 5, bytes(32))
 
 
 TRANSFER = {

@@ -1,6 +1,6 @@
 """Genesis, and what a public chain is given by transactions instead."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +12,11 @@ from settlement.abi import decode
 from settlement.client import JsonRpcLayer
 from settlement.deploy import DeploymentFailed, deploy_payouts
 from settlement.errors import ChainMisbehaved
+from settlement.following import Waiting
 from settlement.genesis import CODE_AT, PAYOUTS_ADDRESS, TOKEN_ADDRESS, alloc, genesis
-from settlement.port import Revert, TxReceipt
-from settlement.sender import Sender, Waiting
+from settlement.port import Call, Revert, TxReceipt
+from settlement.sender import Sender
+from settlement.streams import Outgoing
 from settlement.transactions import creation_address
 from tests.support.layers import COINS, LANE_KEY, TOKENS, TREASURY_KEY, Site, mining
 from tests.support.scripted import ScriptedTransport
@@ -23,12 +25,12 @@ TREASURY = key_address(TREASURY_KEY)
 PAYEE = b"\x99" * 20
 
 
-async def journal(raw: bytes, nonce: int, purpose: str) -> None:
+async def journal(signed: Sequence[Outgoing]) -> None:
     """These tests do not restart."""
 
 
 def sender(site: Site, key: bytes = TREASURY_KEY) -> Sender:
-    return Sender(site.layer, key, journal, waiting=Waiting(poll_seconds_min=0.01, poll_seconds_max=0.05))
+    return Sender(site.layer, [key], journal, waiting=Waiting(poll_seconds_min=0.01, poll_seconds_max=0.05))
 
 
 async def test_genesis_holds_code_money_and_supply(site: Site) -> None:
@@ -59,10 +61,11 @@ async def test_payouts_are_deployed_approved_and_used(site: Site) -> None:
     async with mining(site):
         address = await deploy_payouts(site.layer, treasury)
         assert address == creation_address(TREASURY, 0) != PAYOUTS_ADDRESS
-        approval = await treasury.execute(TOKEN_ADDRESS, calls.approve(address, U256_MAX), "approve")
+        call = Call(TREASURY, TOKEN_ADDRESS, calls.approve(address, U256_MAX))
+        approval = await treasury.execute(call, "approve")
         assert isinstance(approval, TxReceipt)
         assert approval.succeeded
-        receipt = await treasury.execute(address, calls.pay(TOKEN_ADDRESS, [(PAYEE, 70)]), "pay")
+        receipt = await treasury.execute(Call(TREASURY, address, calls.pay(TOKEN_ADDRESS, [(PAYEE, 70)])), "pay")
     assert isinstance(receipt, TxReceipt)
     assert receipt.succeeded
     assert await site.layer.paid(address, TREASURY, TOKEN_ADDRESS, [PAYEE]) == [70]
@@ -73,10 +76,10 @@ class Scripted(Sender):
     """A sender whose transactions end as the test wants."""
 
     def __init__(self, result: TxReceipt | Revert) -> None:
-        super().__init__(JsonRpcLayer(ScriptedTransport({})), LANE_KEY, journal)
+        super().__init__(JsonRpcLayer(ScriptedTransport({})), [LANE_KEY], journal)
         self.result = result
 
-    async def execute(self, to: bytes | None, data: bytes, purpose: str, *, value: int = 0) -> TxReceipt | Revert:
+    async def execute(self, call: Call, purpose: str) -> TxReceipt | Revert:
         return self.result
 
 

@@ -51,6 +51,7 @@ async def test_blocks_are_linked(site: Site) -> None:
     assert (head.number, head.parent_hash) == (before.number + 1, before.hash)
     assert head.timestamp >= before.timestamp + 7
     assert head.base_fee > 0
+    assert head.gas_limit >= 30_000_000
     assert await site.layer.block(before.number) == before
     assert await site.layer.block(head.number + 1) is None
     assert await site.layer.chain_id() == NETWORK.chain_id
@@ -102,6 +103,27 @@ async def test_money_flows_from_payer_to_lane(site: Site) -> None:
     )
     assert await layer.events(claim.block_number, claim.block_number) == [claimed]
     assert claim.logs[-1].position == claimed.position
+
+
+async def test_a_block_is_asked_for_by_its_hash(site: Site) -> None:
+    """A block that was replaced, or that the node does not know, is refused; by its number it would be silence."""
+    layer = site.layer
+    back = site.snapshot()
+    paid_in = await site.deposit(CHANNEL, 5_000)
+    number = paid_in.block_number
+    events = await layer.events(number, number, paid_in.block_hash)
+    assert events == await layer.events(number, number)
+    assert [type(event) for event in events].count(Deposited) == 1
+    transfers = await layer.transfers_to(TOKEN_ADDRESS, [SETTLEMENT_ADDRESS], number, number, paid_in.block_hash)
+    assert transfers == await layer.transfers_to(TOKEN_ADDRESS, [SETTLEMENT_ADDRESS], number, number)
+    assert [transfer.amount for transfer in transfers] == [5_000]
+    back()
+    site.mine(7)
+    for unknown in (paid_in.block_hash, b"\x77" * 32):
+        with pytest.raises(ChainRefused):
+            await layer.events(number, number, unknown)
+        with pytest.raises(ChainRefused):
+            await layer.transfers_to(TOKEN_ADDRESS, [SETTLEMENT_ADDRESS], number, number, unknown)
 
 
 async def test_anyone_may_submit_a_signed_claim(site: Site) -> None:
@@ -160,7 +182,7 @@ async def test_withdrawal_is_seen_and_ends(site: Site) -> None:
 
 async def test_close_claims_and_refunds_in_one_transaction(site: Site) -> None:
     await site.deposit(CHANNEL, 500)
-    assert await site.layer.refund_nonce(ID) == 0
+    assert await site.layer.refund_nonces([ID]) == [0]
     signature = sign(refund_digest(ID, 0, 380, NETWORK), AUTHORIZER_KEY)
     data = calls.multicall(
         [calls.claim([row(CHANNEL, 120, 120)]), calls.refund_with_signature(CHANNEL, 380, 0, signature)]
@@ -171,7 +193,7 @@ async def test_close_claims_and_refunds_in_one_transaction(site: Site) -> None:
     assert isinstance(events[1], Refunded)
     assert (events[1].channel_id, events[1].sender, events[1].amount) == (ID, LANE, 380)
     assert await site.layer.channels([ID]) == [ChannelView(120, 120, 0, 0)]
-    assert await site.layer.refund_nonce(ID) == 1
+    assert await site.layer.refund_nonces([ID]) == [1]
 
 
 async def test_refund_of_everything_closes(site: Site) -> None:
@@ -276,6 +298,37 @@ async def test_sending_again_is_harmless(site: Site) -> None:
     assert receipt is not None
     (balance,) = await site.layer.native_balances([LANE])
     assert balance == COINS[LANE] + 5
+
+
+async def test_many_are_sent_and_looked_up_at_once(site: Site) -> None:
+    signed = [site.sign(RELAY_KEY, LANE, b"", value=value) for value in range(1, 121)]
+    poor = site.sign(POOR_KEY, LANE, b"", value=5)
+    answers = await site.layer.send_all([each.raw for each in signed] + [poor.raw])
+    assert answers[:-1] == [None] * 120
+    assert isinstance(answers[-1], ChainRefused)
+    assert await site.layer.send_all([each.raw for each in signed[:3]]) == [None] * 3, "sending again is harmless"
+    hashes = [each.tx_hash for each in signed]
+    assert await site.layer.receipts(hashes) == [None] * 120
+    assert await site.layer.nonces([RELAY, LANE]) == [0, 0]
+    site.mine(1)
+    site.mine(1)
+    receipts = await site.layer.receipts([*hashes, poor.tx_hash])
+    assert [None if each is None else each.tx_hash for each in receipts] == [*hashes, None]
+    assert receipts[7] == await site.layer.receipt(hashes[7])
+    assert await site.layer.nonces([RELAY, LANE]) == [120, 0]
+    assert await site.layer.send_all([signed[0].raw]) == [None], "mined is held, too"
+    assert await site.layer.native_balances([LANE]) == [COINS[LANE] + 120 * 121 // 2]
+    assert (await site.layer.send_all([]), await site.layer.receipts([]), await site.layer.nonces([])) == ([], [], [])
+
+
+async def test_many_are_estimated_at_once_each_by_itself(site: Site) -> None:
+    await site.deposit(CHANNEL, 500)
+    good, bad = (call_of(LANE_KEY, calls.claim([row(CHANNEL, 100, total)])) for total in (100, 101))
+    estimates = await site.layer.estimate_all([good, bad] * 10)
+    assert estimates == [await site.layer.estimate_gas(call) for call in (good, bad)] * 10
+    assert isinstance(estimates[0], int)
+    assert isinstance(estimates[1], Revert)
+    assert await site.layer.estimate_all([]) == []
 
 
 async def test_transactions_of_one_sender_wait_for_their_turn(site: Site) -> None:

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from channels.signatures import key_address
-from settlement.transactions import Transaction, creation_address, rlp, sign_transaction, transaction_hash
+from settlement.transactions import (
+    Transaction,
+    creation_address,
+    read_transaction,
+    rlp,
+    sign_transaction,
+    transaction_hash,
+)
 
 items = st.recursive(
     st.binary(max_size=80) | st.integers(0, 2**256 - 1),
@@ -41,7 +48,9 @@ def test_rlp_has_no_negative_integers() -> None:
 def test_signed_transactions_are_the_oracles(
     key: bytes, nonce: int, fee: int, gas: int, to: bytes | None, value: int, data: bytes
 ) -> None:
-    signed = sign_transaction(Transaction(31402, nonce, fee // 2, fee, gas, to, value, data), key)
+    transaction = Transaction(31402, nonce, fee // 2, fee, gas, to, value, data)
+    signed = sign_transaction(transaction, key)
+    assert read_transaction(signed.raw) == transaction
     expected = Account.sign_transaction(
         {
             "type": 2,
@@ -59,6 +68,47 @@ def test_signed_transactions_are_the_oracles(
     assert signed.raw == bytes(expected.raw_transaction)
     assert signed.tx_hash == bytes(expected.hash) == transaction_hash(signed.raw)
     assert (signed.sender, signed.nonce) == (key_address(key), nonce)
+
+
+RAW = sign_transaction(Transaction(31402, 7, 1, 2, 21_000, b"\x11" * 20, 5, b"data" * 20), b"\x22" * 32).raw
+
+
+@given(st.binary(max_size=200) | st.binary(min_size=1, max_size=9).map(lambda tail: RAW + tail))
+def test_other_bytes_are_no_transaction(raw: bytes) -> None:
+    with pytest.raises(ValueError):
+        read_transaction(raw)
+
+
+@given(st.integers(0, len(RAW) - 1), st.integers(1, 255))
+def test_a_changed_byte_is_another_transaction_or_none(position: int, change: int) -> None:
+    changed = RAW[:position] + bytes((RAW[position] ^ change,)) + RAW[position + 1 :]
+    try:
+        read = read_transaction(changed)
+    except ValueError:
+        return
+    # What is read is what the bytes say, and they are its only encoding; the last ones are the signature.
+    assert read != read_transaction(RAW) or changed[-68:] != RAW[-68:]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 10, len(RAW) - 1])
+def test_a_transaction_that_is_cut_short_is_none(cut: int) -> None:
+    with pytest.raises(ValueError):
+        read_transaction(RAW[:cut])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (31402, 7, 1, 2, 21_000, b"\x11" * 19, 5, b"", (), 1, 2, 3),  # half an address
+        (31402, 7, 1, 2, 21_000, b"\x11" * 20, 5, b"", ((b"\x11" * 20, ()),), 1, 2, 3),  # an access list
+        (31402, 7, 1, 2, 21_000, b"\x11" * 20, 5, b"", (), 1, 2),
+        (31402, 7, 1, 2, 21_000, b"\x11" * 20, 5, (), (), 1, 2, 3),
+        (31402, b"\0\7", 1, 2, 21_000, b"\x11" * 20, 5, b"", (), 1, 2, 3),  # a leading zero
+    ],
+)
+def test_what_we_never_sign_is_no_transaction_of_ours(fields: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError):
+        read_transaction(b"\x02" + rlp(fields))  # type: ignore[arg-type]
 
 
 def test_creation_address_is_the_documented_one() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from settlement.errors import AnswerTooLarge, ChainMisbehaved, ChainRefused, ChainUnavailable
-from settlement.transports import BATCH_MAX, HttpTransport, InProcessTransport
+from settlement.transports import BATCH_MAX, BODY_BYTES_MAX, HttpTransport, InProcessTransport
 from tests.support.anvil import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -106,6 +106,25 @@ async def test_batches_are_sent_in_chunks() -> None:
     results = await transport.batch([("a", [index]) for index in range(2 * BATCH_MAX + 1)])
     assert [params[0] for _, params in results] == list(range(2 * BATCH_MAX + 1))
     assert handler.sizes == [BATCH_MAX, BATCH_MAX, 1]
+    await transport.close()
+
+
+async def test_batches_are_bounded_in_bytes_too() -> None:
+    """100 claims of 100 rows are more than a node takes in one body."""
+    bodies: list[int] = []
+
+    class Sized(Handler):
+        def rpc(self, body: bytes) -> bytes:
+            bodies.append(len(body))
+            return super().rpc(body)
+
+    handler = Sized()
+    transport = InProcessTransport(handler)
+    texts = ["x" * size for size in (400_000, 500_000, 101_000, 1_500_000, 7, 8)]
+    results = await transport.batch([("a", [text]) for text in texts])
+    assert [params[0] for _, params in results] == texts
+    assert handler.sizes == [2, 1, 1, 2], "one that is too large by itself goes alone"
+    assert all(size <= BODY_BYTES_MAX + 200 for size in (bodies[0], bodies[1], bodies[3]))
     await transport.close()
 
 

@@ -5,13 +5,14 @@ rationals, the phase is read off what happened since the last opening, and a rea
 all rules that it breaks and taking the lowest number. It calls nothing of `channels`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import floor
 from typing import Any
 
 U128 = 2**128 - 1
+EVENTS = ("deposit", "claim", "initiated", "finalized", "refund")
 
 
 class Revert(Exception):
@@ -26,6 +27,7 @@ class Event:
     position: int
     amount: int
     total: int = 0
+    ends: int = 0  # the time from which a withdrawal can be taken
 
 
 @dataclass
@@ -35,18 +37,34 @@ class Contract:
     balance: int = 0
     claimed: int = 0
     pending: int = 0  # a pending withdrawal's amount; zero when there is none
+    ends: int = 0  # when it can be taken
     block: int = 1
     log: list[Event] = field(default_factory=list)
+    past: list["Contract"] = field(default_factory=list)  # as it was before each log
 
-    def _emit(self, kind: str, amount: int, total: int = 0) -> None:
+    def _emit(self, kind: str, amount: int, total: int = 0, ends: int = 0) -> None:
         self.block += 1
-        self.log.append(Event(kind, self.block * 2**32 + len(self.log) % 3, amount, total))
+        self.log.append(Event(kind, self.block * 2**32 + len(self.log) % 3, amount, total, ends))
+
+    def _keep(self) -> None:
+        del self.past[len(self.log) :]
+        self.past.append(replace(self, log=[], past=[]))
+
+    def replace_blocks(self, kept: int) -> None:
+        """A reorganisation: only the first `kept` logs were ever written."""
+        if kept == len(self.log):
+            return
+        then = self.past[kept]
+        self.balance, self.claimed, self.block = then.balance, then.claimed, then.block
+        self.pending, self.ends = then.pending, then.ends
+        del self.log[kept:], self.past[kept:]
 
     def deposit(self, amount: int) -> None:
         if amount == 0:
             raise Revert("ZeroDeposit")
         if self.balance + amount > U128:
             raise Revert("DepositOverflow")
+        self._keep()
         self.balance += amount
         self._emit("deposit", amount, self.balance)
 
@@ -57,6 +75,7 @@ class Contract:
             raise Revert("ClaimExceedsCeiling")
         if total > self.balance:
             raise Revert("ClaimExceedsBalance")
+        self._keep()
         before, self.claimed = self.claimed, total
         self._emit("claim", total - before, total)
 
@@ -67,8 +86,9 @@ class Contract:
             raise Revert("WithdrawalAlreadyPending")
         if amount > self.balance - self.claimed:
             raise Revert("WithdrawAmountExceedsAvailable")
-        self.pending = amount
-        self._emit("initiated", amount)
+        self._keep()
+        self.pending, self.ends = amount, self.block + 900
+        self._emit("initiated", amount, ends=self.ends)
 
     def withdrawable(self) -> int:
         return min(self.pending, self.balance - self.claimed)
@@ -76,8 +96,9 @@ class Contract:
     def finalize_withdraw(self) -> None:
         if not self.pending:
             raise Revert("WithdrawalNotPending")
+        self._keep()
         amount = self.withdrawable()
-        self.pending = 0
+        self.pending = self.ends = 0
         self.balance -= amount
         self._emit("finalized", amount)
 
@@ -87,8 +108,10 @@ class Contract:
         amount = min(requested, self.balance - self.claimed)
         if amount == 0:
             return
+        self._keep()
         self.balance -= amount
         self.pending = max(0, self.pending - amount)
+        self.ends = self.ends if self.pending else 0
         self._emit("refund", amount)
 
 
@@ -97,6 +120,7 @@ class ChannelAuditor:
     """The books of one channel, as the list of everything that happened to it."""
 
     facts: list[tuple[str, Any]] = field(default_factory=list)
+    _there: tuple[int, list[Event]] = (0, [])
 
     def note(self, kind: str, data: Any = None) -> None:
         self.facts.append((kind, data))
@@ -126,7 +150,9 @@ class ChannelAuditor:
         return floor(self.exact())
 
     def seqs(self) -> list[int]:
-        return [0] + [reading["seq"] for reading in self.all("reading")]
+        """Every seq that was used up, by readings and by closes of the device's own, in order."""
+        used = [data["seq"] if kind == "reading" else data for kind, data in self.facts if kind in ("reading", "close")]
+        return [0] + [seq for seq in used if seq is not None]
 
     def last(self, key: str) -> Any:
         return [self.opening[key], *(reading[key] for reading in self.all("reading"))][-1]
@@ -138,19 +164,30 @@ class ChannelAuditor:
     def owed(self) -> int:
         return self.charged() - self.offset() - self.forgiven()
 
+    def _judge_sequence(self, message: dict[str, Any]) -> set[int]:
+        broken = set()
+        if message["device"] != self.opening["device"]:
+            broken.add(4)
+        if not message["signed"]:
+            broken.add(5)
+        if message["seq"] in self.seqs()[1:][-1024:]:
+            broken.add(6)
+        if message["seq"] <= max(self.seqs()):
+            broken.add(7)
+        if message["seq"] - max(self.seqs()) > 1_048_576:
+            broken.add(8)
+        return broken
+
+    def judge_close(self, close: dict[str, Any]) -> int:
+        """The number of the refusal, 0 for an accepted close."""
+        broken = self._judge_sequence(close)
+        if self.phase() in ("OPENING", "CLOSED"):
+            broken.add(9)
+        return min(broken, default=0)
+
     def judge(self, reading: dict[str, Any]) -> int:
         """The number of the refusal, 0 for an accepted reading: the lowest of all rules it breaks."""
-        broken = set()
-        if reading["device"] != self.opening["device"]:
-            broken.add(4)
-        if not reading["signed"]:
-            broken.add(5)
-        if reading["seq"] in self.seqs()[1:][-1024:]:
-            broken.add(6)
-        if reading["seq"] <= max(self.seqs()):
-            broken.add(7)
-        if reading["seq"] - max(self.seqs()) > 1_048_576:
-            broken.add(8)
+        broken = self._judge_sequence(reading)
         if self.phase() not in ("OPEN", "WITHDRAWING"):
             broken.add(9)
         if reading["price"] is None:
@@ -202,7 +239,16 @@ class ChannelAuditor:
     # --- the chain ---
 
     def chain(self, *kinds: str) -> list[Event]:
-        return [event for event in self.all("chain") if event.kind in kinds]
+        """The logs delivered that are on the chain: all but those that a reorganisation took back."""
+        if self._there[0] != len(self.facts):  # derived once per fact, as every figure needs it
+            there: list[Event] = []
+            for kind, data in self.facts:
+                if kind == "chain":
+                    there.append(data)
+                if kind == "reverted":
+                    del there[data["kept"] :]
+            self._there = (len(self.facts), there)
+        return [event for event in self._there[1] if event.kind in kinds]
 
     def claimed(self) -> int:
         return max([self.opening["claimed"], *(event.total for event in self.chain("claim"))])
@@ -220,15 +266,28 @@ class ChannelAuditor:
                 left = 0 if event.kind == "finalized" else max(0, left - event.amount)
         return left
 
+    def ends(self) -> int:
+        """The time from which the pending withdrawal can be taken."""
+        began = [event.ends for event in self.chain("initiated")]
+        found: int = [self.opening["withdraw_after"], *began][-1]
+        return found if self.pending() else 0
+
+    def foreseen(self) -> tuple[int, int]:
+        """What withdrawals that are not final yet can take, and from when on."""
+        found: tuple[int, int] = [(0, 0), *self.all("foreseen")][-1]
+        return found
+
     def usable(self) -> int:
-        """What stays of the balance should the pending withdrawal end now."""
-        return self.balance() - min(self.pending(), self.balance() - self.claimed())
+        """What stays of the balance should the withdrawal, pending or foreseen, end now."""
+        leaves = max(self.pending(), self.foreseen()[0])
+        return self.balance() - min(leaves, self.balance() - self.claimed())
 
     def phase(self) -> str:
         start = max(n for n, (kind, _) in enumerate(self.facts) if kind in ("open", "reopen"))
         since = self.facts[start:]
         kinds = [kind for kind, _ in since]
-        if "closed" in kinds:
+        ends = [kind for kind, data in since if kind == "closed" or (kind == "reverted" and data["closing"])]
+        if ends and ends[-1] == "closed":
             return "CLOSED"
         if "close" in kinds:
             return "CLOSING"
@@ -261,7 +320,13 @@ class ChannelAuditor:
             "withdrawing": self.pending(),
             "withdrawn": sum(event.amount for event in self.chain("finalized")),
             "refunded": sum(event.amount for event in self.chain("refund")),
-            "position": max([self.opening["position"], *(e.position for e in self.all("chain"))]),
+            "position": max([self.opening["position"], *(e.position for e in self.chain(*EVENTS))]),
+            "withdraw_after": self.ends(),
+            "foreseen": self.foreseen()[0],
+            "foreseen_after": self.foreseen()[1],
+            "finalize_after": min(
+                [end for amount, end in ((self.pending(), self.ends()), self.foreseen()) if amount], default=0
+            ),
             "usable_balance": self.usable(),
             "owed": self.owed(),
             "unclaimed": self.owed() - self.claimed(),

@@ -6,7 +6,7 @@ from channels.digests import channel_id
 from channels.machine import transition
 from channels.refusals import Refusal
 from channels.signatures import key_address
-from channels.state import Account, ActionOpen, Change, Channel, Meter, Phase, ReceiveReading, Terms
+from channels.state import Account, ActionOpen, Change, Channel, Meter, Phase, ReceiveClose, ReceiveReading, Terms
 from channels.types import ChannelConfig, Network
 
 NETWORK = Network(31402)
@@ -107,6 +107,11 @@ def make_reading(**fields: Any) -> ReceiveReading:
         "terms": make_terms(),
     }
     return ReceiveReading(**values | fields)
+
+
+def make_close(**fields: Any) -> ReceiveClose:
+    """The close that may follow `make_channel()`: seq 6."""
+    return ReceiveClose(**{"seq": 6, "device": DEVICE, "signed": True} | fields)
 
 
 def make_open(**fields: Any) -> ActionOpen:

@@ -25,19 +25,23 @@ from channels.state import (
     Channel,
     ContractReceiveClaim,
     ContractReceiveDeposit,
+    ContractReceiveForeseen,
     ContractReceiveRefund,
+    ContractReceiveReverted,
     ContractReceiveWithdrawFinalized,
     ContractReceiveWithdrawInitiated,
+    ReceiveClose,
     ReceiveReading,
     Terms,
 )
-from tests.support.channels_auditor import U128, Event, Revert
+from tests.support.channels_auditor import EVENTS, U128, Event, Revert
 from tests.support.channels_build import DEVICE, OTHER_DEVICE, make_open
 from tests.support.channels_checked import CheckedLife
 
 # What may be wrong with a reading; several at once show that the first check names the refusal.
 FLAWS = ["device", "unsigned", "repeat", "old", "jump", "unknown", "expired", "regressed", "lower", "step"]
 FLAWS += ["low", "far", "balance", "stale", "huge price"]
+CLOSE_FLAWS = ["device", "unsigned", "repeat", "old", "jump"]
 flaws = st.one_of(
     st.sampled_from(FLAWS).map(lambda flaw: [flaw]),
     st.sampled_from(FLAWS).map(lambda flaw: [flaw]),
@@ -57,7 +61,7 @@ def change_of(event: Event) -> Change:
         case "claim":
             return ContractReceiveClaim(event.position, event.total)
         case "initiated":
-            return ContractReceiveWithdrawInitiated(event.position, event.amount)
+            return ContractReceiveWithdrawInitiated(event.position, event.amount, event.ends)
         case "finalized":
             return ContractReceiveWithdrawFinalized(event.position, event.amount)
     assert event.kind == "refund"
@@ -94,7 +98,7 @@ class ChannelLife(CheckedLife):
             if min(withdrawal, free):
                 self.contract.initiate_withdraw(min(withdrawal, free))
         funded = funded and deposit > 0
-        self.seen = len(self.contract.log)
+        self.seen = self.base = len(self.contract.log)
         change = make_open(
             register=register,
             balance=self.contract.balance,
@@ -102,6 +106,7 @@ class ChannelLife(CheckedLife):
             withdrawing=self.contract.pending,
             position=self.contract.block * 2**32 + 2**32 - 1,
             funded=funded,
+            withdraw_after=self.contract.ends,
         )
         self.channel = open_channel(change)
         opening = {name: getattr(change, name) for name in change.__struct_fields__}
@@ -235,7 +240,7 @@ class ChannelLife(CheckedLife):
             device=raw["device"],
             signed=raw["signed"],
             terms=terms,
-            repeats_seq=raw["seq"] in [known.seq for known in self.accepted],
+            repeats_seq=raw["seq"] in self.audit.seqs()[1:],
             chain_stale=raw["stale"],
         )
         number = self.audit.judge(raw)
@@ -335,7 +340,81 @@ class ChannelLife(CheckedLife):
         event = self.contract.log[which % self.seen]
         assert self.next(change_of(event)) is self.channel
 
+    # --- blocks that are not final ---
+
+    @rule(now=st.booleans())
+    def foresee(self, now: bool) -> None:
+        """What is not delivered yet is seen: withdrawals count at once. Or it is forgotten again."""
+        undelivered = self.contract.log[self.seen :]
+        gone = sum(event.amount for event in undelivered if event.kind in ("finalized", "refund"))
+        payers = any(event.kind in ("initiated", "finalized") for event in undelivered)
+        foreseen = (gone + self.contract.pending, self.contract.ends) if now and payers else (0, 0)
+        if foreseen[0] == 0:
+            foreseen = (0, 0)
+        known = foreseen == self.audit.foreseen()
+        after = self.next(ContractReceiveForeseen(*foreseen))
+        assert isinstance(after, Channel)
+        assert (after is self.channel) == known
+        self.channel = after
+        self.audit.note("foreseen", foreseen)
+        if foreseen[0]:
+            # What is usable stays, whatever of it becomes final.
+            assert after.usable_balance <= self.contract.balance - self.contract.withdrawable()
+
+    @rule(depth=st.integers(1, 6), closing=st.booleans())
+    def reorganise(self, depth: int, closing: bool) -> None:
+        """The chain replaces its last blocks; what was delivered of them is taken back."""
+        kept = max(self.base, len(self.contract.log) - depth)
+        self.contract.replace_blocks(kept)
+        if kept >= self.seen:
+            return
+        self.seen = kept
+        audit = self.audit
+        audit.note("reverted", {"kept": kept - self.base, "closing": closing})
+        change = ContractReceiveReverted(
+            balance=audit.balance(),
+            claimed=audit.claimed(),
+            withdrawing=audit.pending(),
+            withdrawn=sum(event.amount for event in audit.chain("finalized")),
+            refunded=sum(event.amount for event in audit.chain("refund")),
+            position=max([audit.opening["position"], *(event.position for event in audit.chain(*EVENTS))]),
+            withdraw_after=audit.ends(),
+            closing=closing,
+        )
+        after = self.next(change)
+        assert isinstance(after, Channel)
+        assert after is not self.channel
+        self.channel = after
+        assert self.next(change) is after
+
     # --- the end, and again from there ---
+
+    @rule(now=seldom, flaw=st.sampled_from([*CLOSE_FLAWS, None, None, None]), skip=st.integers(1, 3))
+    def ask_to_close(self, now: bool, flaw: str | None, skip: int) -> None:
+        """A device's own close; it uses up a seq like a reading."""
+        if not now and flaw is None and self.audit.phase() in ("OPEN", "WITHDRAWING"):
+            return
+        seqs = self.audit.seqs()
+        raw = {
+            "device": OTHER_DEVICE if flaw == "device" else DEVICE,
+            "signed": flaw != "unsigned",
+            "seq": max(seqs) + skip,
+        }
+        if flaw == "repeat":
+            raw["seq"] = seqs[-1 - skip % len(seqs)]
+        if flaw == "old":
+            raw["seq"] = max(0, max(seqs) - skip)
+        if flaw == "jump":
+            raw["seq"] = max(seqs) + 2**20 + skip
+        number = self.audit.judge_close(raw)
+        used = raw["seq"] in seqs[1:]
+        after = self.next(ReceiveClose(raw["seq"], raw["device"], raw["signed"], repeats_seq=used))
+        if number:
+            assert after is Refusal(number)
+            return
+        assert isinstance(after, Channel), f"refused as {after.wire_name}"
+        self.channel = after
+        self.audit.note("close", raw["seq"])
 
     @rule(now=seldom)
     def close(self, now: bool) -> None:
@@ -343,7 +422,7 @@ class ChannelLife(CheckedLife):
         if not now and phase != "CLOSED":
             return
         after = self.next(ActionClose())
-        if phase == "CLOSED":
+        if phase in ("OPENING", "CLOSED"):
             assert after is Refusal.NOT_OPEN
             return
         assert isinstance(after, Channel)

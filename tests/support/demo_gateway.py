@@ -43,6 +43,7 @@ class Household:
         self.set("url", f'"{self.anvil.url}"')
         self.set("payouts", f'"{self.payouts}"')
         self.set("poll_ms", "50")
+        self.set("enabled", "false")
 
     def _place(self, payers: list[LocalAccount]) -> str:
         from settlement.genesis import TOKEN_ADDRESS, alloc

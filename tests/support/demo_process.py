@@ -139,7 +139,9 @@ class Demo(Child):
     def __init__(self, *options: str, prefix: Sequence[str] = ()) -> None:
         self.mqtt_port, self.rpc_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.rpc_port}"
+        self.http_port = free_port()
         ports = ["--mqtt-port", str(self.mqtt_port), "--rpc-port", str(self.rpc_port)]
+        ports += ["--http-port", str(self.http_port)]
         super().__init__([*prefix, *METERGATE, "demo", *options, *ports])
 
     def rpc_answers(self) -> None:
@@ -199,6 +201,8 @@ def running(child: Child) -> Iterator[Child]:
 
 def command(*arguments: str, environment: dict[str, str] | None = None, timeout_s: float = END_S) -> Child:
     """Run a `metergate` command to its end."""
+    if arguments[:1] == ("demo",) and "--http-port" not in arguments:
+        arguments = (*arguments[:1], "--http-port", str(free_port()), *arguments[1:])
     child = Child([*METERGATE, *arguments], environment=environment)
     try:
         child.ended(timeout_s)

@@ -7,7 +7,15 @@ from typing import Any
 
 import cbor2
 
-from channels.digests import account_id, channel_id, deposit_digest, open_digest, reading_digest, voucher_digest
+from channels.digests import (
+    account_id,
+    channel_id,
+    close_digest,
+    deposit_digest,
+    open_digest,
+    reading_digest,
+    voucher_digest,
+)
 from channels.signatures import key_address, sign
 from channels.types import Authorization, ChannelConfig, Network, TokenDomain
 from devices.offers import Offer
@@ -17,6 +25,7 @@ _CBOR_KEYS = {
     "channelId": 1, "accountId": 1, "seq": 2, "register": 3, "time": 4, "offer": 5, "maxClaimableAmount": 6,
     "signature": 7, "readingSignature": 14,
 }  # fmt: skip
+CLOSE_KEYS = {"channelId", "seq", "signature"}
 _NUMBERS = frozenset({"seq", "register", "time", "session"})
 
 
@@ -45,8 +54,8 @@ def to_json(fields: dict[str, Any]) -> bytes:
 
 
 def to_cbor(fields: dict[str, Any]) -> bytes:
-    """Write a reading in CBOR with integer keys, or an `open` with string keys."""
-    if "channelId" in fields or "accountId" in fields:
+    """Write a reading in CBOR with integer keys, or an `open` or `close` with string keys."""
+    if ("channelId" in fields or "accountId" in fields) and fields.keys() != CLOSE_KEYS:
         return cbor2.dumps({_CBOR_KEYS[name]: value for name, value in fields.items()})
     return cbor2.dumps(fields)
 
@@ -203,6 +212,14 @@ class Payer:
         fields = self.usage(units, **changed)
         self.took(fields)
         return to_json(fields)
+
+    def close(
+        self, *, seq: int | None = None, device: str | None = None, key: bytes | None = None, **changed: Any
+    ) -> dict[str, Any]:
+        """The fields of `close`; `device` is the one that the signature names, `changed` replaces fields after it."""
+        seq = self.seq + 1 if seq is None else seq
+        digest = close_digest(self.id, self.offer.gateway, device or self.device, seq, self.network)
+        return {"channelId": self.id, "seq": seq, "signature": sign(digest, key or self.device_key)} | changed
 
 
 @dataclass

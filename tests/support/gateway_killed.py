@@ -34,7 +34,7 @@ async def commit_for_ever(path: Path, seed: int) -> None:
     """Replay, then commit until killed."""
     books_module.STORE_EVERY = STORE_EVERY
     books = Books(Journal(path))
-    terms = TermsBook(900)
+    terms = TermsBook(900, 225)
     books.replay(terms.terms_then, terms.observe)
     script = Script(books, terms, seed)
     waiting: set[asyncio.Task[None]] = set()

@@ -51,6 +51,11 @@ class MemoryLink:
             self.connected = False
             self._news.notify_all()
 
+    @property
+    def queued(self) -> int:
+        """How many frames wait."""
+        return len(self._queue)
+
     def frame(self, device: str, leaf: str, payload: bytes) -> Frame:
         """Return a frame with a packet id of its own."""
         self._packets += 1

@@ -22,6 +22,7 @@ from channels.types import ChannelConfig, Network
 from devices.offers import OfferTerms, Service, sign_offer
 from gateway import records as r
 from gateway.books import Books
+from gateway.chain_effects import block_of, touched
 from gateway.keys import key_ring
 from gateway.terms import TermsBook
 from settlement.netting import AccountPosition, ChannelPosition, PartyPosition, net
@@ -47,12 +48,13 @@ class Script:
         self.cycle = 0
         self.nonce = 0
 
-    def found(self) -> Any:
+    def found(self, block: int = 1, block_hash: bytes = b"\x01" * 32) -> Any:
         """Write the first record."""
         lanes = tuple(key.address for key in KEYS.lanes)
         founded = r.Founded(
-            "gw1", 31402, TOKEN, b"\xbb" * 20, KEYS.treasury.address, lanes, 1, 10**9, ((10**6, 10**6 - 5), (0, 0))
-        )
+            "gw1", 31402, TOKEN, b"\xbb" * 20, KEYS.treasury.address, lanes, block, 10**9,
+            ((10**6, 10**6 - 5), (0, 0)), block_hash, EPOCH,
+        )  # fmt: skip
         self.terms.clock = lambda: EPOCH + self.block
         return self.books.write([founded, self._offer()])
 
@@ -75,12 +77,16 @@ class Script:
         if len(ledger.accounts) < 3:
             return self.books.write([self._account()])
         kind = self.rng.random()
-        if kind < 0.6:
+        if kind < 0.55:
             return self._readings()
-        if kind < 0.8:
+        if kind < 0.75:
             return self.books.write(self._chain())
-        if kind < 0.9:
+        if kind < 0.82:
             return self._settlement()
+        if kind < 0.86:
+            return self.books.write(self._closing())
+        if kind < 0.92:
+            return self.books.write(self._unsettled_chain())
         return self.books.write(self._odd())
 
     def _offer(self) -> r.OfferIssued:
@@ -209,7 +215,7 @@ class Script:
         channel = self.rng.choice([c for c in self.books.ledger.channels.values() if c.phase is not Phase.OPENING])
         unclaimed = channel.balance - channel.claimed
         options: list[Any] = [lambda: ContractReceiveDeposit(self._position(), channel.balance + 10**5)]
-        if channel.committed > channel.claimed:
+        if channel.balance >= channel.committed > channel.claimed:
             options += [lambda: ContractReceiveClaim(self._position(), channel.committed)] * 4
         if unclaimed and not channel.withdrawing:
             options.append(
@@ -228,6 +234,11 @@ class Script:
         ledger = self.books.ledger
         if ledger.cycles and self.rng.random() < 0.7:
             return self.books.write(self._cycle_goes_on())
+        return self.start_cycle()
+
+    def start_cycle(self) -> Any:
+        """Net everybody, and sign what comes out of it."""
+        ledger = self.books.ledger
         netted = (Phase.OPEN, Phase.WITHDRAWING)
         netting = net(
             PartyPosition(
@@ -268,14 +279,90 @@ class Script:
             (payee, self.rng.randrange(party.paid, party.signed + 1))
             for payee, party in self.books.ledger.parties.items()
         )
-        signed = r.TransactionSigned(digest, KEYS.lanes[0].address, self.nonce, "claim 3", self.rng.randbytes(90))
+        lane = KEYS.lanes[0].address
+        signed = r.TransactionSigned(digest, lane, self.nonce, "claim 3", self.rng.randbytes(90))
         records: list[r.Record] = [signed, r.PayoutsPaid(rows)]
+        if self.rng.random() < 0.3:  # replaced by one with a higher fee
+            records.append(r.TransactionSigned(self.rng.randbytes(32), lane, self.nonce, "claim 3", b"again"))
         if self.rng.random() < 0.8:
-            records.append(r.TransactionMined(digest, True, self.block, 50_000, 350_000))
+            records.append(r.TransactionMined(digest, True, self.block, 50_000, 350_000, self.rng.randbytes(32)))
         if self.rng.random() < 0.5:
             number = max(started.number for started in self.books.ledger.cycles.values())
             records.append(r.CycleEnded(number, EPOCH + self.block, 1, 2, 3, 4, 5, 6))
         return records
+
+    def _closing(self) -> list[r.Record]:
+        """The next step of a channel that closes, a closed one that is opened again, or the beginning of a closing."""
+        ledger = self.books.ledger
+        for identifier, closing in ledger.closings.items():
+            channel = ledger.channels[identifier]
+            target, free = min(channel.owed, channel.balance), channel.balance - max(channel.owed, channel.committed)
+            if target > channel.committed:
+                return [r.ClaimsSigned(((identifier, target),))]
+            if free > 0 and closing.refunds == 0:
+                return [r.RefundSigned(identifier, self.rng.randrange(3), self.rng.randrange(1, free + 1))]
+            return [r.ChannelClosed(identifier, self.block)]
+        for identifier in ledger.closed:
+            channel = ledger.channels[identifier]
+            offer = self.terms.current
+            action = ActionOpen(
+                identifier, channel.config, channel.device, "pay", channel.lane, 7, offer.id, offer.serial,
+                channel.balance, channel.claimed, channel.withdrawing, channel.position, True,
+            )  # fmt: skip
+            return [r.ChannelTaken(action)]
+        channel = self.rng.choice([c for c in ledger.channels.values() if c.phase in (Phase.OPEN, Phase.WITHDRAWING)])
+        if self.rng.random() < 0.3:
+            return [r.ChannelClosing(channel.id, 0, b"", b"", False)]
+        answers = self.rng.randbytes(8)
+        return [r.ChannelClosing(channel.id, channel.meter.seq + 1, SIGNATURE, answers, self.rng.random() < 0.5)]
+
+    def _unsettled_chain(self) -> list[r.Record]:
+        """Blocks that are replaced, transactions that are not where they were, and withdrawals that are not final."""
+        ledger = self.books.ledger
+        channel = self.rng.choice(list(ledger.channels.values()))
+        options: list[Any] = [
+            lambda: [r.WithdrawalForeseen(channel.id, self.rng.randrange(1, 10**6), EPOCH + self.block + 900)],
+            lambda: [r.WithdrawalForeseen(channel.id, 0, 0)],
+        ]
+        if ledger.marks:
+            options += [lambda: [self._reverted(block_of(self.rng.choice(sorted(ledger.marks)[-6:])))]] * 2
+        if ledger.mined:
+            options += [lambda: [r.TransactionUnmined(self.rng.choice(sorted(ledger.mined)))]] * 2
+        if ledger.transactions:
+            options.append(lambda: [r.TransactionLost(self.rng.choice(sorted(ledger.transactions)))])
+        records: list[r.Record] = self.rng.choice(options)()
+        return records
+
+    def _reverted(self, block: int) -> r.ChainReverted:
+        """What the chain would say of that block if the ledger was right, with nothing in channels taken up since."""
+        ledger = self.books.ledger
+        channels = []
+        for identifier, before in sorted(touched(ledger, block).items()):
+            row = (
+                (before.balance, before.claimed, before.withdrawing, before.withdraw_after) if before else (0, 0, 0, 0)
+            )
+            channels.append(r.RevertedChannel(identifier, *row))
+        claimed = {row.id: row.claimed for row in channels}
+        lanes = {key.address: ledger.foreign.get(key.address, 0) for key in KEYS.lanes}
+        for channel in ledger.channels.values():
+            lanes[channel.config.receiver] += claimed.get(channel.id, channel.claimed)
+        settled = ledger.totals.settled
+        if later := sorted(ledger.sums_before.after(block)):
+            settled = ledger.sums_before[later[0]].settled
+        payees = [payee for payee, party in ledger.parties.items() if party.paid]
+        return r.ChainReverted(
+            number=block,
+            hash=self.rng.randbytes(32),
+            timestamp=EPOCH + block,
+            was=self.block,
+            at=EPOCH + self.block,
+            channels=tuple(channels),
+            lanes=tuple(
+                r.RevertedLane(lane, total, settled if lane == KEYS.lanes[0].address else 0)
+                for lane, total in lanes.items()
+            ),
+            paid=tuple((payee, self.rng.randrange(ledger.party(payee).paid + 1)) for payee in payees),
+        )
 
     def _odd(self) -> list[r.Record]:
         ledger = self.books.ledger
@@ -287,6 +374,7 @@ class Script:
             lambda: [r.DeviceAdded(f"meter-{self.rng.randrange(9)}", PAYERS[: self.rng.randrange(3)], "Süd 2")],
             lambda: [self._offer()],
             lambda: [r.OpenEnded(key.decode(), 21) for key in list(ledger.opens)[:1]],
+            lambda: [r.RowsSetAside(self.cycle, (("pay", PAYERS[0], "no reason given"),), (("pay", PAYERS[1]),))],
         ]
         records: list[r.Record] = self.rng.choice(options)()
         return records

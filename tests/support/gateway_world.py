@@ -17,7 +17,8 @@ from channels.state import Account, Channel
 from channels.types import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS, Address, Authorization, ChannelConfig
 from devices.messages import Receipt
 from devices.receipts import decode_receipt
-from gateway.audit import audit
+from gateway.audit import take_snapshot
+from gateway.bookkeeping import Bookkeeper
 from gateway.config import (
     ChainConfig,
     Config,
@@ -27,14 +28,17 @@ from gateway.config import (
     ServiceConfig,
     SettlementConfig,
 )
+from gateway.journal import read_commits
 from gateway.keys import KeyRing, key_ring
 from gateway.ledger import Ledger
+from gateway.reconciliation import disagreements, evidence
+from gateway.records import CycleEnded
 from gateway.service import Gateway
 from settlement import calls
 from settlement.client import JsonRpcLayer
 from settlement.genesis import PAYOUTS_ADDRESS, TOKEN_ADDRESS, genesis
 from settlement.transactions import Transaction, sign_transaction
-from settlement.transports import InProcessTransport
+from settlement.transports import InProcessTransport, Transport
 from tests.support.gateway_devices import Earner, Payer, secret, to_json
 from tests.support.gateway_link import MemoryLink
 
@@ -143,11 +147,16 @@ class World:
         own[key_address(self.stranger_key)] = COIN
         body = genesis(holders | dict(tokens or {}), own | dict(coins or {}), timestamp=EPOCH)
         body["alloc"].update(extra_alloc or {})
-        self.miner = _Miner(parallel_evm.Chain(chain_id=CHAIN_ID, genesis=json.dumps(body)))
+        self.miner, transport = self._chain(body)
         self.miner.mine()
-        self.layer = Tap(JsonRpcLayer(InProcessTransport(self.miner), expected_chain_id=CHAIN_ID))
+        self.layer = Tap(JsonRpcLayer(transport, expected_chain_id=CHAIN_ID))
         self.troubles: list[str] = []
         self._task: asyncio.Task[None] | None = None
+
+    def _chain(self, body: dict[str, Any]) -> tuple[Any, Transport]:
+        """Return a chain with this genesis, and the way to it."""
+        miner = _Miner(parallel_evm.Chain(chain_id=CHAIN_ID, genesis=json.dumps(body)))
+        return miner, InProcessTransport(miner)
 
     # -- the gateway's life --
 
@@ -164,6 +173,7 @@ class World:
             await self._close()
             raise
         self.gateway.settler.on_trouble = self.troubles.append
+        self.gateway.settler._cycle.on_trouble = self.troubles.append
         self.gateway.outbox.on_trouble = self.troubles.append
         if run:
             self.run()
@@ -192,6 +202,16 @@ class World:
         error = self._task.exception()
         assert error is not None
         return _first(error)
+
+    async def settle(self) -> CycleEnded | None:
+        """Settle as a part of the gateway: a fault that ends the gateway meanwhile is raised here."""
+        assert self._task is not None
+        cycle = asyncio.ensure_future(self.gateway.settler.settle())
+        await asyncio.wait((cycle, self._task), return_when=asyncio.FIRST_COMPLETED)
+        if cycle.done():
+            return cycle.result()
+        cycle.cancel()
+        raise await self.fault()
 
     async def restart(self, **options: Any) -> Gateway:
         """Crash and start again."""
@@ -311,10 +331,13 @@ class World:
         assert await inner.send_raw(signed.raw) == signed.tx_hash
         if not self.miner.auto:
             self.mine()
-        receipt = await inner.receipt(signed.tx_hash)
+        receipt = await self._receipt(signed.tx_hash)
         assert receipt is not None
         assert receipt.succeeded is succeeds
         return receipt
+
+    async def _receipt(self, tx_hash: bytes) -> Any:
+        return await self.layer._inner.receipt(tx_hash)
 
     async def deposit(self, config: ChannelConfig, amount: int, authorization: Authorization) -> Any:
         """Let a stranger submit a deposit."""
@@ -336,9 +359,14 @@ class World:
         return view
 
     async def faults(self) -> list[str]:
-        """Prove the books against the whole chain; returns what does not hold."""
-        found, _ = await audit(self.gateway.books, self.layer, self.gateway.watcher, whole_chain=True)  # type: ignore[arg-type]
-        return found
+        """Prove the books against the whole chain, by the states and by the journal's postings; what does not hold."""
+        gateway = self.gateway
+        snapshot = await take_snapshot(gateway.books, self.layer, gateway.watcher, whole_chain=True)  # type: ignore[arg-type]
+        await gateway.books.journal.durable()
+        keeper = Bookkeeper()
+        for number, records in read_commits(gateway.books.journal.path, 0, snapshot.states.commit):
+            keeper.take(number, records)
+        return disagreements(keeper, evidence(snapshot))
 
 
 async def until(holds: Callable[[], bool]) -> None:

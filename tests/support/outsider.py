@@ -282,6 +282,35 @@ class Outsider:
             self.book.offset = receipt["offset"]
         return receipt
 
+    # -- closing --
+
+    def closing(self, **changes: Any) -> bytes:
+        """Return the next `close` in our encoding, members replaced; `signer` and `signed_device` change what signs."""
+        seq = changes.pop("seq", self.book.seq + 1)
+        signed = self.chain.closing(self.book.id, GATEWAY, changes.pop("signed_device", self.device), seq)
+        message = {
+            "channelId": self.book.id,
+            "seq": seq,
+            "signature": sign(changes.pop("signer", self.authorizer), signed),
+        }
+        message |= changes
+        if self.encoding == "cbor":
+            return cbor2.dumps(message)
+        return json_text(
+            {name: "0x" + value.hex() if isinstance(value, bytes) else value for name, value in message.items()}
+        )
+
+    def close(self, **changes: Any) -> dict[str, Any]:
+        """Close our channel and return the receipt, which comes when claim and refund are final."""
+        receipt = self.connection.ask("close", self.closing(**changes))
+        if receipt["status"] == "accepted":
+            self.book.seq, self.book.balance = receipt["seq"], receipt["balance"]
+        return receipt
+
+    def reopen(self, amount: int) -> dict[str, Any]:
+        """Open the very same channel again with a new deposit."""
+        return self.top_up(amount)
+
     def expected(self) -> dict[str, Any]:
         """Return the state that the gateway must have of our channel: what our own book says."""
         book = self.book

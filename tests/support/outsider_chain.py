@@ -58,6 +58,7 @@ _SETTLEMENT_ABI = [
     _event("Deposited", "bytes32 indexed channelId, address indexed sender, uint128 amount, uint128 newBalance"),
     _event("Claimed", "bytes32 indexed channelId, address indexed sender, uint128 amount, uint128 newTotalClaimed"),
     _event("Settled", "address indexed receiver, address indexed token, address indexed sender, uint128 amount"),
+    _event("Refunded", "bytes32 indexed channelId, address indexed sender, uint128 amount"),
     _event("WithdrawInitiated", "bytes32 indexed channelId, uint128 amount, uint40 finalizeAfter"),
 ]
 _TOKEN_ABI = [

@@ -26,6 +26,7 @@ _CONFIG = (
 _DEPOSIT = "address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce"
 _OPEN = "bytes32 channelId,string gateway,string device,string service,uint64 register"
 _EARNER = "string gateway,string device,string service,address payee,address meterKey,bytes32 salt"
+_CLOSE = "bytes32 channelId,string gateway,string device,uint64 seq"
 _READING = "bytes32 id,uint64 seq,uint64 register,uint64 time,bytes16 offer,uint128 maxClaimableAmount"
 
 
@@ -156,6 +157,11 @@ class Chain:
         """Return the digest of a reading's own signature."""
         values = {"id": identifier, "seq": seq, "register": register, "time": time, "offer": offer}
         return digest(self._metergate(), "Reading", _READING, {**values, "maxClaimableAmount": ceiling})
+
+    def closing(self, channel: bytes, gateway: str, device: str, seq: int) -> bytes:
+        """Return the digest of a close."""
+        values = {"channelId": channel, "gateway": gateway, "device": device, "seq": seq}
+        return digest(self._metergate(), "Close", _CLOSE, values)
 
 
 def offer_hash(offer: dict[str, Any]) -> bytes:

@@ -22,10 +22,11 @@ KEYS = {
     1: "id", 2: "seq", 3: "register", 4: "time", 5: "offer", 6: "maxClaimableAmount", 7: "signature", 8: "status",
     9: "reason", 10: "cumulative", 11: "balance", 12: "requiredCeiling", 13: "commit", 14: "readingSignature",
     15: "answers", 16: "lastSeq", 17: "lastRegister", 18: "lastRemainder", 19: "lastOffer", 20: "offset",
+    21: "refunded",
 }  # fmt: skip
 NUMBER_OF = {name: number for number, name in KEYS.items()}
 _BYTES = {"id": 32, "signature": 65, "answers": 8, "lastOffer": 16}
-_AMOUNTS = {"maxClaimableAmount", "cumulative", "balance", "requiredCeiling", "lastRemainder", "offset"}
+_AMOUNTS = {"maxClaimableAmount", "cumulative", "balance", "requiredCeiling", "lastRemainder", "offset", "refunded"}
 _NUMBERS = {"seq", "commit", "lastSeq", "lastRegister"}
 _JSON_NAMES = {
     "channelId": "id", "accountId": "id",

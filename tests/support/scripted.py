@@ -65,7 +65,26 @@ class FaultyTransport:
         return await self.inner.call(method, params)
 
     async def batch(self, requests: Sequence[Request]) -> list[Any | ChainRefused]:
-        return await self.inner.batch(requests)
+        """Ask `fault` for each request; a lost one loses the whole batch, a refused one only itself."""
+        faults = []
+        for method, params in requests:
+            self.asked.append((method, tuple(params)))
+            fault = self.fault(method)
+            if fault is not None:
+                self.faults[method] = self.faults.get(method, 0) + 1
+            faults.append(fault)
+        lost = next((fault for fault in faults if fault is not None and not isinstance(fault, ChainRefused)), None)
+        if isinstance(lost, Exception):
+            raise lost
+        if lost == "request":
+            raise ChainUnavailable("the request was lost")
+        passed = [
+            request for request, fault in zip(requests, faults, strict=True) if not isinstance(fault, ChainRefused)
+        ]
+        answers = iter(await self.inner.batch(passed))
+        if lost == "reply":
+            raise ChainUnavailable("the reply was lost")
+        return [fault if isinstance(fault, ChainRefused) else next(answers) for fault in faults]
 
     async def close(self) -> None:
         await self.inner.close()

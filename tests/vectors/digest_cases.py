@@ -88,6 +88,10 @@ def digest_cases() -> list[Case]:
             "maxClaimableAmount": str(ceiling),
         }
         cases.append(_signed(f"paying reading {seq}", "reading", "payerAuthorizer", digest, **given))
+    for seq in (8, U64_MAX):
+        digest = digests.close_digest(CHANNEL, GATEWAY, DEVICE, seq, NETWORK)
+        given = {"channelId": hexed(CHANNEL), "gateway": GATEWAY, "device": DEVICE, "seq": str(seq)}
+        cases.append(_signed(f"close with seq {seq}", "close", "payerAuthorizer", digest, **given))
     digest = digests.reading_digest(ACCOUNT, 3, 900, 1_760_000_000_456, OFFER.id, 0, NETWORK)
     given = {
         "id": hexed(ACCOUNT),

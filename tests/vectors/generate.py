@@ -13,7 +13,7 @@ from pathlib import Path
 from channels.types import COLLECTOR_ADDRESS, SETTLEMENT_ADDRESS
 from tests.vectors.digest_cases import digest_cases, signature_cases
 from tests.vectors.malformed_cases import malformed_cases
-from tests.vectors.message_cases import open_cases, reading_cases
+from tests.vectors.message_cases import close_cases, open_cases, reading_cases
 from tests.vectors.offer_cases import offer_cases
 from tests.vectors.pricing_cases import pricing_cases
 from tests.vectors.receipt_cases import receipt_cases
@@ -27,6 +27,7 @@ FILES: dict[str, tuple[str, Callable[[], list[Case]]]] = {
     "offers": ("retained offers: canonical form, digest, id, signature, and what is refused", offer_cases),
     "readings": ("usage and earn messages in both encodings; `input` is what they mean", reading_cases),
     "opens": ("open (both forms) and state messages in both encodings", open_cases),
+    "closes": ("close messages in both encodings", close_cases),
     "receipts": ("receipts in both encodings; maps are compared as maps, not byte by byte", receipt_cases),
     "pricing": ("registers and prices to charges and carried remainders; earnings to fees", pricing_cases),
     "malformed": (

@@ -6,7 +6,7 @@ from typing import Any
 import cbor2
 
 from channels.refusals import Refusal
-from tests.vectors.message_cases import earn, open_channel, open_earner, reading_cbor, string_keyed, usage
+from tests.vectors.message_cases import close, earn, open_channel, open_earner, reading_cbor, string_keyed, usage
 from tests.vectors.setting import Case, compact, hexed
 
 
@@ -205,6 +205,36 @@ def _bad_open() -> list[Case]:
     return cases
 
 
+def _bad_close() -> list[Case]:
+    good = close(8)
+    text = compact(good)
+    bad: list[tuple[str, Case]] = [
+        *((f"no {field}", {name: value for name, value in good.items() if name != field}) for field in good),
+        ("seq is negative", {**good, "seq": -1}),
+        ("seq is 2^64", {**good, "seq": str(2**64)}),
+        ("seq is a float", {**good, "seq": 8.0}),
+        ("seq is null", {**good, "seq": None}),
+        ("channel id of 31 bytes", {**good, "channelId": good["channelId"][:-2]}),
+        ("signature of 64 bytes", {**good, "signature": good["signature"][:-2]}),
+        ("signature is a list", {**good, "signature": []}),
+        ("an account id", {"accountId": good["channelId"], "seq": 8, "signature": good["signature"]}),
+    ]
+    cases = [_bad(f"JSON close: {name}", "close", compact(members).encode()) for name, members in bad]
+    cases += [_bad(f"CBOR close: {name}", "close", cbor2.dumps(string_keyed(members))) for name, members in bad]
+    keyed = cbor2.dumps({1: bytes.fromhex(good["channelId"][2:]), 2: 8, 7: bytes.fromhex(good["signature"][2:])})
+    cases += [
+        _bad("JSON close: a key twice", "close", (text[:-1] + ',"seq":8}').encode()),
+        _bad("JSON close: something after it", "close", text.encode() + b"{}"),
+        _bad("JSON close: nested nine deep", "close", (text[:-1] + ',"x":' + "[" * 8 + "]" * 8 + "}").encode()),
+        _bad("CBOR close: integer keys", "close", keyed),
+        _bad("CBOR close: bytes after it", "close", cbor2.dumps(string_keyed(good)) + b"\x00"),
+        _bad(
+            "CBOR close: a tag around seq", "close", cbor2.dumps({**string_keyed(good), "seq": cbor2.CBORTag(100, 8)})
+        ),
+    ]
+    return cases
+
+
 def _too_large() -> list[Case]:
     text = compact(usage(7, 1234, 1_760_000_000_123, 185_100))
     fits = text + " " * (4096 - len(text))
@@ -217,4 +247,4 @@ def _too_large() -> list[Case]:
 
 def malformed_cases() -> list[Case]:
     """Return payloads that are refused, whatever the channel."""
-    return [*_bad_json(), *_bad_cbor(), *_bad_open(), *_too_large()]
+    return [*_bad_json(), *_bad_cbor(), *_bad_open(), *_bad_close(), *_too_large()]

@@ -137,6 +137,13 @@ def open_earner(*, optional: bool = True) -> Case:
     return members
 
 
+def close(seq: int) -> Case:
+    """Return a `close` message as its JSON members."""
+    digest = digests.close_digest(CHANNEL, GATEWAY, DEVICE, seq, NETWORK)
+    signature = hexed(signatures.sign(digest, key("payerAuthorizer")))
+    return {"channelId": hexed(CHANNEL), "seq": seq, "signature": signature}
+
+
 def _strings(members: Case) -> Case:
     """Return the same message with every number written as a decimal string."""
     return {name: str(value) if isinstance(value, int) else value for name, value in members.items()}
@@ -215,6 +222,29 @@ def _padded(members: Case) -> bytes:
     """Write seq in eight bytes: CBOR allows it, and the protocol does not forbid it."""
     short = cbor2.dumps({2: members["seq"]})[1:]
     return reading_cbor(members).replace(short, b"\x02\x1b" + members["seq"].to_bytes(8, "big"), 1)
+
+
+def close_cases() -> list[Case]:
+    """Return `close` messages."""
+    plain = close(8)
+    cases = [
+        _message(name, "close", _strings(members), compact(_safe_numbers(members)), cbor2.dumps(string_keyed(members)))
+        for name, members in (("close", plain), ("the last seq there is", close(U64_MAX)))
+    ]
+    unknown = {**plain, "note": {"a": [1, None]}}
+    cases += [
+        _message("seq as a decimal string", "close", _strings(plain), compact(_strings(plain)), None),
+        _message("CBOR written as JSON is: text", "close", _strings(plain), None, cbor2.dumps(_strings(plain))),
+        _message("white space", "close", _strings(plain), json.dumps(plain, indent=2), None),
+        _message(
+            "unknown keys are passed over",
+            "close",
+            _strings(plain),
+            compact(unknown),
+            cbor2.dumps(string_keyed(unknown)),
+        ),
+    ]
+    return cases
 
 
 def open_cases() -> list[Case]:

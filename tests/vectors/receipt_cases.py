@@ -32,6 +32,7 @@ def _receipt(name: str, receipt: Receipt) -> Case:
         "lastRemainder": receipt.last_remainder,
         "lastOffer": receipt.last_offer,
         "offset": receipt.offset,
+        "refunded": receipt.refunded,
     }
     for field, value in names.items():
         if value is not None:
@@ -86,6 +87,7 @@ def receipt_cases() -> list[Case]:
     }
     refused = Status.REFUSED
     low = {**known, "seq": 8, "required_ceiling": 186_000}
+    closed = {**known, "seq": 8, "balance": 185_100, "commit": 44, "last_seq": 8, "refunded": 4_814_900}
     huge = {**known, "seq": U64_MAX, "commit": 2**53, "last_seq": U64_MAX, "last_register": 2**53 - 1}
     amounts = {"ceiling": U128_MAX, "cumulative": U128_MAX, "balance": U128_MAX, "offset": U128_MAX}
     return [
@@ -98,6 +100,11 @@ def receipt_cases() -> list[Case]:
             Receipt(status=refused, reason=Refusal.REGISTER_LOWER, **{**known, "seq": 8}),
         ),
         _receipt("everything at its greatest", Receipt(status=Status.ACCEPTED, **{**huge, **amounts})),
+        _receipt("closed", Receipt(status=Status.ACCEPTED, **closed)),
+        _receipt("closed, sent again", Receipt(status=Status.DUPLICATE, **closed)),
+        _receipt("closed with nothing to give back", Receipt(status=Status.ACCEPTED, **{**closed, "refunded": 0})),
+        _receipt("closed at the greatest", Receipt(status=Status.ACCEPTED, **{**closed, "refunded": U128_MAX})),
+        _receipt("refused: closing", Receipt(status=refused, reason=Refusal.NOT_OPEN, **{**known, "seq": 9})),
         _receipt(
             "refused: unknown channel",
             Receipt(status=refused, reason=Refusal.UNKNOWN_CHANNEL, answers=answers, id=b"\x11" * 32, seq=5),

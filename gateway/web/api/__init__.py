@@ -1,0 +1,1 @@
+"""The handlers of the API, by subject; each module gives its rows of the endpoint table."""
