@@ -121,8 +121,8 @@ class WebServer:
     async def serve(self) -> None:
         """Serve until cancelled. Raises SetupError for what the operator can mend."""
         web, config = self._web, self._gateway.config
-        await self._store.open()
         try:
+            await self._store.open()
             refuse_public(config, web, operators=bool(await self._store.operators()))
             site = Site(
                 self.desk,

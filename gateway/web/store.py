@@ -4,6 +4,7 @@ A SQLite file of its own (`operators.sqlite` in the data directory, mode 0600): 
 here may slow the journal. Secrets are kept as hashes only. Every table has a bound.
 """
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Sequence
@@ -128,7 +129,13 @@ class OperatorStore:
     async def open(self) -> None:
         """Open or make the file."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._database = await aiosqlite.connect(self._path)
+        # A connection that is given up half-way leaves a thread that answers to a loop that is closed.
+        opening = asyncio.ensure_future(aiosqlite.connect(self._path))
+        try:
+            self._database = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await (await opening).close()
+            raise
         await self._db.execute("PRAGMA journal_mode = WAL")
         await self._db.execute("PRAGMA synchronous = FULL")  # an action that was audited stays audited
         await self._db.executescript(_SCHEMA)

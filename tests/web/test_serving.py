@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from gateway.errors import SetupError
 from gateway.web import server
 from gateway.web.access import Scope
 from gateway.web.server import WebServer, refuse_public
+from gateway.web.store import OperatorStore
 from gateway.web.stream import QUEUE_MAX, STREAMS_MAX, STREAMS_PER_CALLER_MAX, Hub, StreamsBusy
 from tests.support.gateway_world import World, until
 from tests.support.gateway_world import config as world_config
@@ -45,6 +47,31 @@ def _answers(port: int) -> bool:
 
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("steps", range(10))
+def test_a_server_that_ends_while_it_starts_leaves_no_thread_behind(
+    tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database opens in a thread, which must not answer to an event loop that is closed."""
+    faults: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", faults.append)
+    before = set(threading.enumerate())
+
+    async def begin_and_cancel() -> None:
+        store = OperatorStore(tmp_path)
+        opening = asyncio.ensure_future(store.open())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        await store.close()
+
+    asyncio.run(begin_and_cancel())
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert faults == []
 
 
 @pytest.fixture
