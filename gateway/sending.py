@@ -11,10 +11,10 @@ from gateway.keys import KeyRing
 from gateway.records import Record, TransactionLost, TransactionMined, TransactionSigned
 from settlement.bidding import Bidding
 from settlement.errors import ChainRefused, ChainUnavailable
-from settlement.following import Waiting
 from settlement.port import Call, ExecutionLayer, Revert, TxReceipt
 from settlement.sender import Order, Outcome, Sender, Sent
 from settlement.streams import Outgoing, Outstanding, Stream
+from settlement.waiting import Waiting
 
 T = TypeVar("T")
 

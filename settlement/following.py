@@ -7,14 +7,14 @@ waits, and a fault in it is raised where somebody can hear it.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from channels.types import Address
 from settlement.bidding import Bidding, Kept
 from settlement.errors import ChainRefused, ChainUnavailable, NonceTaken
-from settlement.port import ExecutionLayer, TxReceipt
+from settlement.port import Call, ExecutionLayer, TxReceipt
 from settlement.send_refusals import SendRefusal, meaning_of
 from settlement.streams import Outgoing, Outstanding, Stream
+from settlement.waiting import Waiting
 
 # Persist(transactions): must return only when all of them are durable.
 Persist = Callable[[Sequence[Outgoing]], Awaitable[None]]
@@ -25,30 +25,11 @@ Booked = Callable[[Sequence[tuple[Outgoing, TxReceipt | None]]], Awaitable[None]
 REPLACED_AT_ONCE = 32
 # A node may forget what it has: the first ones of a key are sent again now and then, the others when they become that.
 RESENT_AT_ONCE = 4
+# What a transfer of nothing to oneself needs: it fills a nonce that nobody knows.
+FILL_GAS = 21_000
+FILL_PURPOSE = "fill a nonce"
 # The same words about the same thing are said again after this long.
 SAY_AGAIN_SECONDS = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How patiently the chain is watched and believed.
-
-    Polls come `poll_seconds_min` apart after something was sent, each later by half, up to `poll_seconds_max`.
-    What waits is sent again every `resend_seconds`, and soon while the chain is not known to have it.
-    `refusals_max` refusals in a row are told to whoever waits; it stays outstanding. That a nonce was used and none
-    of our transactions has a receipt must hold for `taken_polls` polls and `taken_seconds` before it is
-    believed, because nodes behind a balancer lag; after `gap_seconds` without a nonce that was booked it is
-    sent again. `timeout_seconds` bounds a wait; None does not.
-    """
-
-    poll_seconds_min: float = 0.05
-    poll_seconds_max: float = 2.0
-    resend_seconds: float = 15.0
-    refusals_max: int = 4
-    taken_polls: int = 5
-    taken_seconds: float = 30.0
-    gap_seconds: float = 10.0
-    timeout_seconds: float | None = 120.0
 
 
 class Follower:
@@ -160,6 +141,7 @@ class Follower:
             waiting = [entry for entry in waiting if entry not in passed] + self._fill_gaps(nonces)
             await self.transmit([entry for entry in waiting if self._is_due(entry)])
             await self._replace(waiting)
+            await self._fill(nonces)
 
     async def _receipts(self, entries: Iterable[Outstanding]) -> dict[Outstanding, TxReceipt]:
         """Ask for the receipts of all variants at once."""
@@ -247,6 +229,37 @@ class Follower:
                 self._tell(stream, text)
             revived += found
         return revived
+
+    async def _fill(self, nonces: Mapping[Address, int]) -> None:
+        """Use up nonces that nobody knows and that outstanding transactions wait behind, by transfers of nothing.
+
+        They were skipped because a node named too high a nonce when it was asked first. Should a lost transaction of
+        ours turn up there after all, one of the two is mined; every call may be planned again.
+        """
+        lacking = [
+            (stream, nonce)
+            for address, count in nonces.items()
+            if (stream := self._streams[address]).gap_at is not None
+            and self.clock() - stream.gap_at >= self._waiting.fill_seconds
+            and stream.first is not None
+            for nonce in range(count, min(stream.first.nonce, count + REPLACED_AT_ONCE))
+        ]
+        if not lacking:
+            return
+        fees, chain_id = self._bidding.first(await self._layer.fees()), await self._layer.chain_id()
+        signed = [
+            Outgoing(
+                stream.address,
+                nonce,
+                FILL_PURPOSE,
+                stream.sign(chain_id, nonce, Call(stream.address, stream.address, b""), FILL_GAS, fees),
+            )
+            for stream, nonce in lacking
+        ]
+        await self._persist(signed)
+        # As of an earlier run: that another transaction has such a nonce is no fault.
+        entries = [self._streams[each.sender].take(each, self.clock(), resumed=True) for each in signed]
+        await self.transmit(entries)
 
     # -- sending --
 

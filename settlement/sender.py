@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from channels.types import Address
 from settlement.bidding import Bidding
 from settlement.errors import ChainRefused, ChainUnavailable
-from settlement.following import Booked, Follower, Persist, Waiting
+from settlement.following import Booked, Follower, Persist
 from settlement.port import Block, Call, ExecutionLayer, Revert, TxReceipt
 from settlement.streams import Outgoing, Outstanding, Stream
+from settlement.waiting import Waiting
 
 # Tight, because some chains charge the limit and not the use. An estimate is exact for the state that it saw;
 # until the transaction is mined a payee may have emptied its account, which makes its row 17,100 gas dearer.

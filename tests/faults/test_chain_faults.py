@@ -59,6 +59,7 @@ CASES = (
     case("a restart on a node that lags", "stale", share=0.4, times=30, amount=2, restart=True),
     case("nonces too low", "nonce", COUNT, times=8, amount=-1, restart=True),
     case("a nonce too high, once", "nonce", COUNT, times=1, amount=2, restart=True),
+    case("nonces too high", "nonce", COUNT, times=8, amount=2, restart=True),
     case("already known", "already known", SEND, times=4),
     case("replacement underpriced", "underpriced", SEND, times=4),
     case("nonce too low, and yet taken", "nonce too low", SEND, times=4),

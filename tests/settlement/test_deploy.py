@@ -12,12 +12,12 @@ from settlement.abi import decode
 from settlement.client import JsonRpcLayer
 from settlement.deploy import DeploymentFailed, deploy_payouts
 from settlement.errors import ChainMisbehaved
-from settlement.following import Waiting
 from settlement.genesis import CODE_AT, PAYOUTS_ADDRESS, TOKEN_ADDRESS, alloc, genesis
 from settlement.port import Call, Revert, TxReceipt
 from settlement.sender import Sender
 from settlement.streams import Outgoing
 from settlement.transactions import creation_address
+from settlement.waiting import Waiting
 from tests.support.layers import COINS, LANE_KEY, TOKENS, TREASURY_KEY, Site, mining
 from tests.support.scripted import ScriptedTransport
 

@@ -9,6 +9,7 @@ from channels.types import SETTLEMENT_ADDRESS
 from settlement import calls
 from settlement.client import JsonRpcLayer
 from settlement.errors import ChainRefused, ChainUnavailable, NonceTaken
+from settlement.following import FILL_PURPOSE
 from settlement.genesis import TOKEN_ADDRESS
 from settlement.port import Call, Revert, TxReceipt
 from settlement.sender import GAS_MARGIN_DIVISOR, Sender
@@ -528,6 +529,20 @@ async def test_what_was_booked_and_dropped_is_sent_again(site: Site) -> None:
     await sender.wait_all([*sender.stream(RELAY)])
     assert await given(site) == 7
     assert len(journal.entries) == 3
+
+
+async def test_nonces_that_a_node_made_up_are_filled(site: Site) -> None:
+    """It names too high a nonce twice, so what is signed waits behind nonces that nobody has."""
+    journal = Journal()
+    sender = Sender(site.layer, [RELAY_KEY], journal.persist, booked=journal.booked, waiting=QUICK)
+    sender.stream(RELAY).next_nonce = 3
+    sender.stream(RELAY).asked = True
+    async with mining(site):
+        assert isinstance(await sender.execute(*gift(4)), TxReceipt)
+    assert await given(site) == 4
+    filled = [(outgoing.nonce, outgoing.purpose) for outgoing, _ in journal.mined]
+    assert sorted(filled) == [(0, FILL_PURPOSE), (1, FILL_PURPOSE), (2, FILL_PURPOSE), (3, "gift 4")]
+    assert len(journal.entries) == 4, "each was signed once"
 
 
 @EMBEDDED

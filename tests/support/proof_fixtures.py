@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from settlement.following import Waiting
+from settlement.waiting import Waiting
 from tests.support.proof_world import ProofWorld
 
 Make = Callable[..., Awaitable[ProofWorld]]
@@ -20,6 +20,7 @@ WAITING = {
     "resend_seconds": 1.0,
     "taken_seconds": 1.0,
     "gap_seconds": 1.0,
+    "fill_seconds": 2.0,
 }
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from settlement.errors import ChainRefused
-from settlement.following import Waiting
 from settlement.jsonrpc import Request
 from settlement.port import TxReceipt
 from settlement.streams import Outgoing
 from settlement.transports import Transport
+from settlement.waiting import Waiting
 from tests.support.layers import Site
 from tests.support.scripted import FaultyTransport
 
@@ -22,6 +22,7 @@ QUICK = Waiting(
     resend_seconds=0.05,
     taken_seconds=0.05,
     gap_seconds=0.05,
+    fill_seconds=0.2,
     timeout_seconds=20,
 )
 SHORT = Waiting(poll_seconds_min=0.01, poll_seconds_max=0.02, resend_seconds=0.05, timeout_seconds=0.5)
