@@ -13,7 +13,7 @@ from tests.support.demo_process import Demo
 from tests.web_ui.viewing import FLAGS, View, chromium
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "images"
-SIZE = (1280, 860)
+SIZE = (1280, 760)
 PHONE = (390, 844)
 BYTES_MAX = 150_000
 # So that charts have something to show.
@@ -71,6 +71,7 @@ def _take(page: Page, name: str, *, chart: bool = False) -> None:
     if chart:
         page.locator(".plot canvas").first.wait_for()
     page.evaluate("document.fonts.ready")
+    page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
     page.screenshot(path=TARGET / f"{name}.png", animations="disabled")
 
 

@@ -69,6 +69,11 @@ export function measure(value: number | null | undefined): string {
   return value.toLocaleString("en-US", { minimumFractionDigits: 0, maximumFractionDigits: digits });
 }
 
+/** Work over elapsed time. Blocks too small to be shared out are executed one after the other: that is no gain. */
+export function speedUp(ratio: number | null): string {
+  return ratio === null ? "–" : ratio < 1 ? "none" : `${measure(ratio)}×`;
+}
+
 /** A share of one as per cent. */
 export function percent(share: number): string {
   return `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;

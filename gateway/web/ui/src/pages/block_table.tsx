@@ -1,7 +1,7 @@
 // Blocks with what their execution took.
 import type { JSX } from "preact";
 import type { BlockRow, LaneLoad } from "../api_types";
-import { count, measure, plural } from "../format";
+import { count, measure, plural, speedUp } from "../format";
 import { Table } from "../parts/table";
 import { When } from "../parts/text";
 
@@ -20,7 +20,7 @@ export function BlockTable({ blocks }: { blocks: BlockRow[] }): JSX.Element {
           ? [
               { name: "Executed", right: true, from: 1 as const, cell: (block: BlockRow) => figure(block.executed) },
               { name: "Executed again", right: true, cell: (block: BlockRow) => figure(block.reexecuted) },
-              { name: "Speed-up", right: true, from: 1 as const, cell: (block: BlockRow) => (block.speed_up === null ? "–" : `${measure(block.speed_up)}×`) },
+              { name: "Speed-up", right: true, from: 1 as const, cell: (block: BlockRow) => speedUp(block.speed_up) },
               { name: "Took", right: true, from: 2 as const, cell: (block: BlockRow) => (block.total_us === null ? "–" : `${measure(block.total_us / 1_000)} ms`) },
             ]
           : []),

@@ -4,7 +4,7 @@ import type { PageProps } from "../app";
 import { withQuery } from "../api";
 import type { CycleDetail, CycleRow, Page, StatementRow } from "../api_types";
 import { useApi } from "../fetching";
-import { coinText, count, measure, plural } from "../format";
+import { coinText, count, measure, plural, speedUp } from "../format";
 import { useLive } from "../live";
 import { Bars } from "../parts/bars";
 import { Icon } from "../parts/icons";
@@ -76,16 +76,16 @@ function Moved({ detail }: { detail: CycleDetail }): JSX.Element {
         </Fact>
         <Fact name="Rows">{count(row.rows)}</Fact>
         <Fact name="Gas">{count(row.gas_used)}</Fact>
-        {detail.speed_up !== null && <Fact name="Parallel speed-up">{measure(detail.speed_up)}×</Fact>}
+        {detail.speed_up !== null && <Fact name="Parallel speed-up">{speedUp(detail.speed_up)}</Fact>}
       </Facts>
     </div>
   );
 }
 
-function pace(speedUp: number | null): string {
-  if (speedUp === null) return "keys that send side by side";
-  if (speedUp < 1) return "keys that send side by side; these blocks were too small to gain by it";
-  return `executed side by side, ${measure(speedUp)} times as fast as one after the other`;
+function pace(ratio: number | null): string {
+  if (ratio === null) return "keys that send side by side";
+  if (ratio < 1) return "keys that send side by side; these blocks were too small to gain by it";
+  return `executed side by side, ${measure(ratio)} times as fast as one after the other`;
 }
 
 function Lanes({ detail }: { detail: CycleDetail }): JSX.Element {

@@ -4,7 +4,7 @@ import { useMemo } from "preact/hooks";
 import { withQuery } from "../api";
 import type { BlockRow, LayerState, Page } from "../api_types";
 import { useApi } from "../fetching";
-import { count, measure, percent, seen } from "../format";
+import { count, measure, percent, seen, speedUp } from "../format";
 import { useLive } from "../live";
 import { Bars } from "../parts/bars";
 import { PageFrame, Section } from "../parts/page";
@@ -75,7 +75,7 @@ function State({ layer }: { layer: LayerState }): JSX.Element {
             {again !== null && ` (${percent(again)})`}
           </Fact>
         )}
-        {layer.speed_up !== null && <Fact name="Parallel speed-up">{measure(layer.speed_up)}×</Fact>}
+        {layer.speed_up !== null && <Fact name="Parallel speed-up">{speedUp(layer.speed_up)}</Fact>}
         <Fact name="Settlement contract">
           <HexId of={layer.settlement} what="the settlement contract's address" />
         </Fact>
