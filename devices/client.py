@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from devices.exchange import Exchange
 from devices.link import Frame, LinkCounters, LinkSettings, LinkUnavailable, MqttVersion
 from devices.network import Network
 
@@ -24,7 +25,8 @@ class DeviceLink:
         """Take settings; nothing happens before `start`. Raises ValueError for a gateway id that is not one."""
         self.settings = settings
         self.counters = LinkCounters()
-        self._network = Network(settings, self.counters, self)
+        self._exchange = Exchange(settings, self.counters)
+        self._network = Network(settings, self._exchange, self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: asyncio.Future[None] | None = None
         self._queue: deque[Frame] = deque()  # bounded by the network thread, which stops reading
@@ -73,7 +75,10 @@ class DeviceLink:
         queue = self._queue
         frames = [queue.popleft() for _ in range(min(limit, len(queue)))]
         if frames:
-            self._network.taken(frames)
+            was_full = self._exchange.is_full
+            self._exchange.taken(frames)
+            if was_full and not self._exchange.is_full:
+                self._network.wake()
         elif self._ended and not self._stopping:
             raise LinkUnavailable("the MQTT client ended unexpectedly; its error is on stderr")
         return frames
@@ -96,7 +101,8 @@ class DeviceLink:
         Frames of an earlier connection are passed over: the broker delivers them again, and packet ids may
         mean other messages by now.
         """
-        self._network.acknowledge([frame.token for frame in frames])
+        self._exchange.acknowledge([frame.token for frame in frames])
+        self._network.wake()
 
     async def publish_receipt(self, device: str, payload: bytes) -> None:
         """Publish one receipt at QoS 1; see `publish_receipts`."""
@@ -108,29 +114,30 @@ class DeviceLink:
         Waits while `outgoing_max` receipts are on their way; during an outage until the broker is back. Raises
         LinkUnavailable once the link was stopped.
         """
-        network = self._network
+        exchange = self._exchange
         for device, payload in receipts:
-            while network.room <= 0:
+            while exchange.room <= 0:
                 await self._wait_for_room()
             if self._ended:
                 raise LinkUnavailable("the link to the broker was stopped")
-            network.enqueue(device, payload)
-        network.wake()
+            exchange.enqueue(device, payload)
+        self._network.wake()
 
     async def _wait_for_room(self) -> None:
         if self._ended:
             raise LinkUnavailable("the link to the broker was stopped")
         if self._room is None:
             self._room = asyncio.get_running_loop().create_future()
-        self._network.publisher_waits = True
+        self._exchange.publisher_waits = True
         self._network.wake()
         # The thread may have made room before it saw the flag.
-        if self._network.room <= 0:
+        if self._exchange.room <= 0:
             await asyncio.wait((self._room,))
 
     def publish_offer(self, payload: bytes) -> None:
         """Retain `payload` as the gateway's offer, now and again at every connect."""
-        self._network.set_offer(payload)
+        self._exchange.set_offer(payload)
+        self._network.wake()
 
     # What the network thread reports, through call_soon_threadsafe
 

@@ -1,9 +1,10 @@
 """The values around the MQTT client: settings, frames, counters and its one error."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class LinkUnavailable(Exception):
@@ -51,6 +52,8 @@ class LinkSettings:
     # Full-jitter back-off: the n-th retry waits a random time below min(cap, base × 2ⁿ).
     backoff_base_s: float = 0.5
     backoff_cap_s: float = 30.0
+    # Read and write in bulk by `devices.fast_loop` once paho has connected; False leaves everything to paho's loop.
+    fast_loop: bool = True
 
 
 class Token(NamedTuple):
@@ -83,3 +86,19 @@ class LinkCounters:
     stale_acknowledgements: int = 0  # of an earlier connection
     receipts_sent: int = 0  # acknowledged by the broker
     receipts_refused: int = 0  # of those, the ones that an MQTT 5 broker turned away
+
+
+class Listener(Protocol):
+    """Who is told, on the event loop, of what the thread sees."""
+
+    def link_started(self, error: LinkUnavailable | None) -> None:
+        """The first connection is up, or cannot be."""
+
+    def frames_arrived(self, frames: Sequence[Frame]) -> None:
+        """A batch of frames came in."""
+
+    def room_made(self) -> None:
+        """There is room for receipts again, and a publisher waits."""
+
+    def link_ended(self) -> None:
+        """The thread is gone."""

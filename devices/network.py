@@ -4,6 +4,10 @@ The thread runs paho's loop itself rather than `loop_start`, for three reasons: 
 consumer must stop the reading of the socket without stopping keep-alive and acknowledgements, and frames are
 handed over in batches. paho is only ever called from this thread.
 
+With `fast_loop`, paho only opens a connection: as soon as the broker has acknowledged the gateway's birth, the socket
+is read and written by `devices.fast_loop`, until paho closes it. `loop_read` takes in one packet at a time while
+nothing else is under way, so right after that acknowledgement nothing of a next packet has been read.
+
 Back-pressure. Above `queue_max` waiting frames the socket is not read. Two things still have to come in then:
 the broker's answer to our ping (one packet is read every `_TRICKLE_S`) and its acknowledgements of receipts that
 a publisher waits for (reading goes on until there is room). What this adds to the queue is bounded by MQTT
@@ -13,20 +17,20 @@ itself: 65,535 unacknowledged deliveries at QoS 1; QoS 0 is dropped above `queue
 import asyncio
 import random
 import selectors
-import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from devices.link import Frame, LinkCounters, LinkSettings, LinkUnavailable, Token
+from devices.exchange import Exchange
+from devices.fast_loop import FastLoop, InFlight
+from devices.link import LinkSettings, LinkUnavailable, Listener, MqttVersion
 from devices.paho_client import connect, make_client
-from devices.topics import Topics
+from devices.wakeup import Wakeup
 
 BIRTH = b'{"state":"online"}'
 WILL = b'{"state":"lost"}'
@@ -39,58 +43,27 @@ _STEADY_S = 10.0  # a connection that lasted this long ends a series of failures
 _GOODBYE_S = 2.0  # for what is waiting, and the last words, to be acknowledged
 
 
-class Listener(Protocol):
-    """Who is told, on the event loop, of what the thread sees."""
-
-    def link_started(self, error: LinkUnavailable | None) -> None:
-        """The first connection is up, or cannot be."""
-
-    def frames_arrived(self, frames: Sequence[Frame]) -> None:
-        """A batch of frames came in."""
-
-    def room_made(self) -> None:
-        """There is room for receipts again, and a publisher waits."""
-
-    def link_ended(self) -> None:
-        """The thread is gone."""
-
-
 class Network:
-    """paho, its thread and the queues between that thread and the event loop."""
+    """paho and its thread."""
 
-    def __init__(self, settings: LinkSettings, counters: LinkCounters, listener: Listener) -> None:
+    def __init__(self, settings: LinkSettings, exchange: Exchange, listener: Listener) -> None:
         self._settings = settings
-        self._counters = counters
+        self._exchange = exchange
         self._listener = listener
-        self._topics = Topics(settings.gateway)
+        self._topics = exchange.topics
+        self._counters = exchange.counters
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._jitter = random.SystemRandom()
         self._broker = f"{settings.host}:{settings.port}"
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
+        self._wakeup = Wakeup()
         self._stopping = threading.Event()
         self.connected = False
-        self.publisher_waits = False
-        # Each of these counters has one writer, so their differences need no lock.
-        self._frames_in = 0  # thread
-        self._bytes_in = 0
-        self._frames_out = 0  # event loop
-        self._bytes_out = 0
-        self._receipts_in = 0  # event loop
-        self._receipts_out = 0  # thread
-        self._outgoing: deque[tuple[str, bytes]] = deque()
-        self._acknowledgements: deque[Sequence[Token]] = deque()
-        self._offer: bytes | None = None
-        self._offer_due = False
         # The thread's own
-        self._connection = 0
-        self._batch: list[Frame] = []
         self._activity = 0
-        self._in_flight = 0
-        self._window = settings.outgoing_window
-        self._own_ids: set[int] = set()  # packet ids of the offer and of the gateway's state
+        self._unacknowledged = InFlight()  # of the fast loop
+        self._fast: FastLoop | None = None  # None: paho's loop
+        self._born = False  # the broker has acknowledged the birth of this connection
         self._failure: str | None = None
         self._reported = False
 
@@ -110,51 +83,11 @@ class Network:
         """Wait until the thread has ended, and free its sockets."""
         if self._loop is not None:
             self._thread.join()
-        self._wake_read.close()
-        self._wake_write.close()
+        self._wakeup.close()
 
     def wake(self) -> None:
-        """Interrupt the thread's wait. A full or closed pipe means that it is awake or gone already."""
-        try:
-            self._wake_write.send(b"\0")
-        except OSError:
-            return
-
-    def taken(self, frames: Sequence[Frame]) -> None:
-        """The consumer took frames off the queue."""
-        was_full = self._is_full
-        self._frames_out += len(frames)
-        self._bytes_out += sum(len(frame.payload) for frame in frames)
-        if was_full and not self._is_full:
-            self.wake()
-
-    def acknowledge(self, tokens: Sequence[Token]) -> None:
-        """Queue acknowledgements; bounded by the frames there are."""
-        self._acknowledgements.append(tokens)
-        self.wake()
-
-    @property
-    def room(self) -> int:
-        """How many more receipts may be queued."""
-        return self._settings.outgoing_max - (self._receipts_in - self._receipts_out)
-
-    def enqueue(self, device: str, payload: bytes) -> None:
-        """Queue a receipt; the caller has checked `room` and calls `wake` after its last one."""
-        self._receipts_in += 1
-        self._outgoing.append((self._topics.receipt(device), payload))
-
-    def set_offer(self, payload: bytes) -> None:
-        """Replace the retained offer; only the newest is ever sent."""
-        self._offer = payload
-        self._offer_due = True
-        self.wake()
-
-    @property
-    def _is_full(self) -> bool:
-        return (
-            self._frames_in - self._frames_out >= self._settings.queue_max
-            or self._bytes_in - self._bytes_out >= self._settings.queue_bytes_max
-        )
+        """Interrupt the thread's wait."""
+        self._wakeup.send()
 
     # The thread
 
@@ -207,10 +140,10 @@ class Network:
         longest = min(settings.backoff_cap_s, settings.backoff_base_s * 2 ** min(failures, 16))
         deadline = time.monotonic() + self._jitter.uniform(0, longest)
         with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_read, selectors.EVENT_READ)
+            selector.register(self._wakeup, selectors.EVENT_READ)
             while not self._stopping.is_set() and (left := deadline - time.monotonic()) > 0:
                 if selector.select(left):
-                    self._clear_wake()
+                    self._wakeup.clear()
 
     def _make_client(self) -> mqtt.Client:
         client = make_client(self._settings, self._topics, WILL)
@@ -222,8 +155,9 @@ class Network:
         return client
 
     def _connect(self, client: mqtt.Client) -> bool:
-        self._connection += 1
-        self._window = self._settings.outgoing_window
+        self._exchange.connection += 1
+        self._fast, self._born = None, False
+        self._exchange.window = self._settings.outgoing_window
         try:
             connect(client, self._settings)
         except (OSError, ValueError) as error:
@@ -240,26 +174,23 @@ class Network:
         trickled = 0.0
         saying_goodbye = False
         with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_read, selectors.EVENT_READ)
+            selector.register(self._wakeup, selectors.EVENT_READ)
             watched = 0
             while _is_open(client, sock):
-                paused = self._is_full and not self.publisher_waits
-                watched = _watch(selector, sock, watched, read=not paused, write=client.want_write())
+                paused = self._exchange.is_full and not self._exchange.publisher_waits
+                watched = _watch(selector, sock, watched, read=not paused, write=self._want_write(client))
                 # TLS may hold bytes that the selector does not see.
                 held = not paused and hasattr(sock, "pending") and sock.pending() > 0
                 selector.select(0 if held else _TRICKLE_S if paused else _TICK_S)
-                self._clear_wake()
-                self._send_acknowledgements(client)
-                self._send(client)
+                self._wakeup.clear()
                 now = time.monotonic()
-                if not paused:
-                    self._read(client)
-                elif now - trickled >= _TRICKLE_S:
-                    trickled = now
-                    client.loop_read()
-                if client.want_write():
-                    client.loop_write()
-                client.loop_misc()
+                trickle = paused and now - trickled >= _TRICKLE_S
+                trickled = now if trickle else trickled
+                if self._fast is None:
+                    self._turn(client, sock, read=not paused, trickle=trickle)
+                elif not self._turn_fast(client, sock, self._fast, read=not paused, trickle=trickle):
+                    sock.close()  # not even DISCONNECT could be written
+                    return
                 self._hand_over()
                 if self._stopping.is_set() and not saying_goodbye:
                     saying_goodbye = True
@@ -269,61 +200,81 @@ class Network:
                 elif saying_goodbye and now > deadline + _GOODBYE_S:
                     sock.close()  # not even DISCONNECT could be written
                     return
-                elif saying_goodbye and (now > deadline or not self.connected or self._is_quiet):
+                elif saying_goodbye and (now > deadline or not self.connected or self._exchange.is_quiet):
                     client.disconnect()
                 elif not self.connected and now > deadline:
                     self._fail(client, "does not answer")
+
+    def _want_write(self, client: mqtt.Client) -> bool:
+        return client.want_write() or (self._fast is not None and self._fast.want_write)
+
+    def _turn(self, client: mqtt.Client, sock: Any, *, read: bool, trickle: bool) -> None:
+        """Let paho read and write."""
+        self._send(client)
+        if read:
+            self._read(client)
+        elif trickle:
+            client.loop_read()
+        if client.want_write():
+            client.loop_write()
+        client.loop_misc()
+        if self._settings.fast_loop and self._born and self.connected and _is_open(client, sock):
+            modern = self._settings.protocol is MqttVersion.V5
+            keepalive = self._settings.keepalive_s
+            self._fast = FastLoop(sock, self._exchange, self._unacknowledged, modern=modern, keepalive_s=keepalive)
+            self.wake()  # for what waits to be sent
+
+    def _turn_fast(self, client: mqtt.Client, sock: Any, fast: FastLoop, *, read: bool, trickle: bool) -> bool:
+        """Read and write without paho, which ends what is lost; returns False when even that cannot be."""
+        try:
+            fast.turn(read=read, trickle=trickle)
+        except OSError:
+            client.disconnect()
+        if client.want_write():
+            client.loop_write()
+        return not (client.want_write() and _is_open(client, sock))
 
     def _fail(self, client: mqtt.Client, what: str) -> None:
         if self._failure is None:
             self._failure = f"the MQTT broker at {self._broker} {what}"
         client.disconnect()
 
-    @property
-    def _is_quiet(self) -> bool:
-        return not (self._outgoing or self._in_flight or self._own_ids)
-
-    def _clear_wake(self) -> None:
-        try:
-            self._wake_read.recv(4096)
-        except BlockingIOError:
-            return
-
     def _read(self, client: mqtt.Client) -> None:
         for _ in range(_PACKETS_PER_TURN):
             before = self._activity
             client.loop_read()
-            if self._activity == before or (self._is_full and not self.publisher_waits):
+            if self._born and self._settings.fast_loop:
+                return
+            if self._activity == before or (self._exchange.is_full and not self._exchange.publisher_waits):
                 return
 
-    def _send_acknowledgements(self, client: mqtt.Client) -> None:
-        while self._acknowledgements:
-            for token in self._acknowledgements.popleft():
-                if token.connection != self._connection:
-                    self._counters.stale_acknowledgements += 1
-                elif token.packet_id:
-                    client.ack(token.packet_id, 1)
-
     def _send(self, client: mqtt.Client) -> None:
-        if not self.connected:
+        exchange = self._exchange
+        for packet_id in exchange.acknowledgements():
+            client.ack(packet_id, 1)
+        if not self.connected or self._settings.fast_loop:  # which sends the rest as soon as it has the socket
             return
-        if self._offer_due and self._offer is not None:
-            self._offer_due = False
-            self._publish_own(client, self._topics.offer, self._offer)
-        while self._outgoing and self._in_flight < self._window:
-            topic, payload = self._outgoing.popleft()
-            self._in_flight += 1
+        if (offer := exchange.next_offer()) is not None:
+            self._publish_own(client, self._topics.offer, offer)
+        while (receipt := exchange.next_receipt()) is not None:
+            topic, payload = receipt
             client.publish(topic, payload, qos=1)
 
     def _publish_own(self, client: mqtt.Client, topic: str, payload: bytes) -> None:
-        self._own_ids.add(client.publish(topic, payload, qos=1, retain=True).mid)
+        if self._fast is not None:
+            self._fast.publish_own(topic, payload)
+            return
+        packet_id = client.publish(topic, payload, qos=1, retain=True).mid
+        if not self._settings.fast_loop:
+            self._exchange.own(packet_id)
 
     def _hand_over(self) -> None:
-        if self._batch:
-            self._tell(self._listener.frames_arrived, self._batch)
-            self._batch = []
-        if self.publisher_waits and self.room > 0:
-            self.publisher_waits = False
+        exchange = self._exchange
+        if exchange.batch:
+            self._tell(self._listener.frames_arrived, exchange.batch)
+            exchange.batch = []
+        if exchange.publisher_waits and exchange.room > 0:
+            exchange.publisher_waits = False
             self._tell(self._listener.room_made)
 
     # paho's callbacks, in the thread
@@ -337,7 +288,7 @@ class Network:
             return
         limit = getattr(properties, "ReceiveMaximum", None)
         if limit is not None:
-            self._window = min(self._window, limit)
+            self._exchange.window = min(self._exchange.window, limit)
         client.subscribe([(topic, 1) for topic in self._topics.subscriptions])
 
     def _on_subscribe(
@@ -350,7 +301,7 @@ class Network:
             return
         self.connected = True
         self._counters.connects += 1
-        self._offer_due = self._offer is not None
+        self._exchange.offer_again()
         self._publish_own(client, self._topics.gateway_state, BIRTH)
         self._report(None)
 
@@ -366,34 +317,24 @@ class Network:
 
     def _on_message(self, client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         self._activity += 1
+        packet_id = message.mid if message.qos else 0
         try:
             parsed = self._topics.parse(message.topic)
         except UnicodeDecodeError:  # brokers should not let such topics pass
             parsed = None
-        if parsed is None:
-            self._counters.wrong_topic += 1
-            if message.qos:
-                client.ack(message.mid, message.qos)
+        if parsed is not None:
+            self._exchange.arrived([(parsed, bytes(message.payload), packet_id, message.retain)])
             return
-        if not message.qos and self._is_full:
-            self._counters.dropped += 1
-            return
-        self._counters.frames += 1
-        self._frames_in += 1
-        self._bytes_in += len(message.payload)
-        token = Token(self._connection, message.mid if message.qos else 0)
-        self._batch.append(Frame(*parsed, bytes(message.payload), message.retain, token, time.monotonic()))
+        self._counters.wrong_topic += 1
+        if packet_id:
+            client.ack(packet_id, 1)
 
     def _on_publish(self, _client: mqtt.Client, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
         self._activity += 1
-        if mid in self._own_ids:
-            self._own_ids.discard(mid)
-            return
-        self._in_flight -= 1
-        self._receipts_out += 1
-        self._counters.receipts_sent += 1
-        if reason.is_failure:
-            self._counters.receipts_refused += 1
+        if self._settings.fast_loop:
+            self._born = True  # nothing else is sent by paho then
+        else:
+            self._exchange.acknowledged(mid, taken=not reason.is_failure)
 
 
 def _is_open(client: mqtt.Client, sock: object) -> bool:

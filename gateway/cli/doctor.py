@@ -7,10 +7,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from channels.types import SETTLEMENT_ADDRESS
+from devices.link import LinkSettings, LinkUnavailable
+from devices.paho_client import probe
 from gateway.archive import JOURNAL, OPERATORS
 from gateway.audit import Unsteady, audit
 from gateway.backup import last_backup
@@ -22,6 +24,8 @@ from gateway.control import SOCKET
 from gateway.errors import GatewayError, SetupError
 from gateway.keys import KeyRing
 from gateway.offline import OfflineBooks
+from gateway.service import _link_settings
+from gateway.web.server import is_loopback
 from settlement.client import JsonRpcLayer
 from settlement.errors import ChainError
 from settlement.transports import HttpTransport
@@ -30,7 +34,6 @@ from settlement.transports import HttpTransport
 DISK_FREE_MIN = 500 * 2**20
 # Deposits carry times: a clock this far off makes devices and chain disagree about them.
 CLOCK_SKEW_MAX_S = 60
-BROKER_WAIT_S = 5.0
 BACKUP_OLD_H = 7 * 24
 
 
@@ -69,7 +72,7 @@ def _findings(config: Config) -> Iterator[Finding]:
     yield _disk(Path(config.data_dir))
     yield _permissions(config)
     yield _backup(config)
-    yield asyncio.run(_broker(config))
+    yield _broker(config)
     chain = asyncio.run(_chain(config))
     yield from chain
     if keys is not None and all(each.good for each in chain):
@@ -122,14 +125,30 @@ def _backup(config: Config) -> Finding:
     return Finding("backup", True, f"{last.get('file')}, {hours:.1f} hours ago")
 
 
-async def _broker(config: Config) -> Finding:
-    where = f"{config.mqtt.host}:{config.mqtt.port}"
+def _broker(config: Config) -> Finding:
+    """A real MQTT connection with the gateway's own credentials, under another client id than a running gateway's."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(config.mqtt.host, config.mqtt.port), BROKER_WAIT_S)
-    except (OSError, TimeoutError):
-        return Finding("broker", False, f"nothing answers at {where}: start the broker or mend [mqtt]")
-    writer.close()
-    return Finding("broker", True, f"{where} answers")
+        settings = _link_settings(config)
+        probe(settings)
+    except (SetupError, LinkUnavailable) as error:
+        return Finding("broker", False, str(error))
+    user = "without a user name" if settings.username is None else f"as {settings.username}"
+    told = f"{config.mqtt.host}:{config.mqtt.port} takes us {user}, {'over TLS' if settings.tls else 'without TLS'}"
+    if config.mqtt.authenticated_devices and _takes_anybody(settings):
+        told += "; but it takes anybody, too, and mqtt.authenticated_devices trusts it to know who publishes:"
+        return Finding("broker", True, f"{told} set `allow_anonymous false` there", warning=True)
+    if settings.username is not None and not (settings.tls or is_loopback(config.mqtt.host)):
+        return Finding("broker", True, f"{told}: the password goes in the clear; set mqtt.tls_ca", warning=True)
+    return Finding("broker", True, told)
+
+
+def _takes_anybody(settings: LinkSettings) -> bool:
+    """Tell whether a client without any credentials is let in."""
+    try:
+        probe(replace(settings, username=None, password=None, certificate_file=None, key_file=None))
+    except LinkUnavailable:
+        return False
+    return True
 
 
 async def _chain(config: Config) -> list[Finding]:

@@ -56,6 +56,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("metergate completion fish > ~/.config/fish/completions/metergate.fish", "for fish"),
     ),
 }
+# What 1 means where a command has it: it ran to its end, and the answer is no.
+NO = {
+    "demo": "nothing was charged or settled, or the books do not hold",
+    "device close": "it has not ended within ten minutes; it goes on",
+    "doctor": "a check failed",
+    "ledger": "--check found a difference",
+    "restore": "--check found that no gateway could go on with it",
+    "verify": "a statement does not hold",
+}
 CODES = "exit codes: 0 done, 1 the answer is no, 2 the set-up or command line is wrong, 3 a fault, 130 interrupted"
 
 
@@ -65,7 +74,13 @@ def teach(parser: argparse.ArgumentParser) -> None:
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         if name in EXAMPLES:
             shown = (f"  {line}\n      {meaning}" for line, meaning in EXAMPLES[name])
-            command.epilog = "\n".join(("examples:", *shown, "", CODES))
+            command.epilog = "\n".join(("examples:", *shown, "", codes(name)))
+
+
+def codes(name: str) -> str:
+    """Return the exit codes of a command in words."""
+    no = f" 1 {NO[name]}," if name in NO else ""
+    return f"exit codes: 0 done,{no} 2 the set-up or command line is wrong, 3 a fault, 130 interrupted"
 
 
 def commands(parser: argparse.ArgumentParser, prefix: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:

@@ -132,6 +132,7 @@ def _gateway(commands: Commands) -> None:
                       help="its content opens the keys (default: METERGATE_PASSPHRASE, or a prompt)")  # fmt: skip
     init.add_argument("--broker", metavar="HOST",
                       help="also the files of a mosquitto there: TLS, passwords, rights")  # fmt: skip
+    _json(init)
     init.set_defaults(run=setup.init)
 
 
@@ -223,6 +224,7 @@ def _books(commands: Commands) -> None:
     verify = commands.add_parser("verify", help="check statements offline, and show what they say")
     verify.add_argument("files", nargs="+", metavar="FILE", help="a statement or an array of them; - is standard input")
     verify.add_argument("--signer", type=_address, metavar="ADDRESS", help="the gateway key that must have signed")
+    _json(verify)
     verify.set_defaults(run=statements.verify)
 
 
@@ -260,10 +262,12 @@ def _operators(commands: Commands) -> None:
         put.add_argument("--password-file", type=Path, metavar="FILE",
                          help="holds the password (default: a prompt, or standard input)")  # fmt: skip
         _config(put)
+        _json(put)
         put.set_defaults(run=run)
     remove = operator.add_parser("remove", help="remove somebody")
     remove.add_argument("name")
     _config(remove)
+    _json(remove)
     remove.set_defaults(run=operators.remove)
     listing = operator.add_parser("list", help="list operators and tokens")
     _config(listing)
@@ -275,10 +279,12 @@ def _operators(commands: Commands) -> None:
     make.add_argument("--scope", choices=scopes, default="read", help="what it may do (default read)")
     make.add_argument("--days", type=_whole(0, 3660), default=0, help="how long it is good (default 0: until revoked)")
     _config(make)
+    _json(make)
     make.set_defaults(run=operators.token_add)
     revoke = token.add_parser("revoke", help="revoke a token")
     revoke.add_argument("id")
     _config(revoke)
+    _json(revoke)
     revoke.set_defaults(run=operators.token_revoke)
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gateway.config import Config, load_config
 from gateway.errors import SetupError
@@ -23,31 +23,31 @@ def add(options: argparse.Namespace) -> int:
     """`metergate operator add NAME`: a new one, or a new password and scope."""
     password = _password(options)
     _with(options, lambda access: access.put_operator(options.name, password, Scope(options.scope)))
-    print(f"operator {options.name} may log in with the scope {options.scope}")
-    return 0
+    told = {"name": options.name, "scope": options.scope}
+    return _say(options, told, f"operator {options.name} may log in with the scope {options.scope}")
 
 
 def reset(options: argparse.Namespace) -> int:
     """`metergate operator reset NAME`: another password; sessions under the old one end."""
     password = _password(options)
 
-    async def change(access: Access) -> None:
+    async def change(access: Access) -> str:
         known = await access.store.operator(options.name)
         if known is None:
             raise SetupError(f"there is no operator {options.name!r}: `metergate operator list` shows them.")
         await access.put_operator(options.name, password, Scope(known.scope))
+        return known.scope
 
-    _with(options, change)
-    print(f"operator {options.name} has another password; its sessions have ended")
-    return 0
+    told = {"name": options.name, "scope": _with(options, change)}
+    return _say(options, told, f"operator {options.name} has another password; its sessions have ended")
 
 
 def remove(options: argparse.Namespace) -> int:
     """`metergate operator remove NAME`."""
     if not _with(options, lambda access: access.store.remove_operator(options.name)):
         raise SetupError(f"there is no operator {options.name!r}: `metergate operator list` shows them.")
-    print(f"operator {options.name} is removed; its sessions have ended")
-    return 0
+    told = {"name": options.name, "removed": True}
+    return _say(options, told, f"operator {options.name} is removed; its sessions have ended")
 
 
 def listing(options: argparse.Namespace) -> int:
@@ -77,18 +77,22 @@ def listing(options: argparse.Namespace) -> int:
 def token_add(options: argparse.Namespace) -> int:
     """`metergate operator token add NAME`: prints the secret, once."""
     life_s = options.days * DAY_S
-    secret, _ = _with(
+    secret, token = _with(
         options, lambda access: access.new_token(options.name, Scope(options.scope), "the command line", life_s)
     )
-    print(secret)
-    return 0
+    told = {"id": token.id, "name": token.name, "scope": token.scope, "token": secret}
+    return _say(options, told, secret)
 
 
 def token_revoke(options: argparse.Namespace) -> int:
     """`metergate operator token revoke ID`."""
     if not _with(options, lambda access: access.store.revoke_token(options.id)):
         raise SetupError(f"there is no token {options.id!r}: `metergate operator list` shows them.")
-    print(f"token {options.id} is revoked")
+    return _say(options, {"id": options.id, "revoked": True}, f"token {options.id} is revoked")
+
+
+def _say(options: argparse.Namespace, told: dict[str, Any], words: str) -> int:
+    print(json.dumps(told) if options.json else words)
     return 0
 
 

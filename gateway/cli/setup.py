@@ -144,6 +144,9 @@ def init(options: argparse.Namespace) -> int:
     except OSError as error:
         raise SetupError(f"cannot write to {directory}: {error.strerror}.") from error
     ring = key_ring(seed, 4)
+    if options.json:
+        print(json.dumps(_made(options, config, keys, ring)))
+        return 0
     print(f"wrote {config} and {keys}. Back up {keys} and its passphrase: without them the money is out of reach.")
     if options.broker is not None:
         print(f"wrote a mosquitto's files to {directory / DIRECTORY}: mosquitto -c {directory / DIRECTORY / SETTINGS}")
@@ -154,6 +157,20 @@ def init(options: argparse.Namespace) -> int:
         print(f"  lane {index:<5}0x{key.address.hex()}")
     print(f"receiverAuthorizer 0x{ring.authorizer.address.hex()} signs offers: provision devices with it.")
     return 0
+
+
+def _made(options: argparse.Namespace, config: Path, keys: Path, ring: KeyRing) -> dict[str, object]:
+    """Return what `init` made, for a program: files, and addresses in 0x-hex."""
+    return {
+        "gateway": options.gateway,
+        "config": str(config),
+        "keys": str(keys),
+        "broker": None if options.broker is None else str(config.parent / DIRECTORY),
+        "operator": f"0x{ring.operator.address.hex()}",
+        "treasury": f"0x{ring.treasury.address.hex()}",
+        "lanes": [f"0x{key.address.hex()}" for key in ring.lanes],
+        "receiverAuthorizer": f"0x{ring.authorizer.address.hex()}",
+    }
 
 
 def open_keys(config: Config) -> KeyRing:

@@ -11,13 +11,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from gateway.cli.asking import ask
 from gateway.config import Config, load_config
 from gateway.errors import SetupError
 from gateway.journal import MIGRATIONS
 from gateway.statements import PAGE, read_statements
 from gateway.summary import tokens
-from settlement.statement_checks import prove
+from settlement.statement_checks import Proof, prove
 from settlement.statement_json import TEXT_MAX, NotAStatement, read_text
 from settlement.statements import AccountLine, ChannelLine, Signed, Statement, Totals
 
@@ -79,6 +81,9 @@ def verify(options: argparse.Namespace) -> int:
     """`metergate verify`: check statements offline, alone and one after another, and say what they say."""
     given = [signed for name in options.files for signed in _read(name)]
     proof = prove(given, options.signer)
+    if options.json:
+        print(json.dumps(_view(proof)))
+        return 1 if proof.faults else 0
     for _, series in groupby(proof.statements, key=lambda each: _party(each.statement)):
         for line in _told(list(series)):
             print(line)
@@ -92,6 +97,29 @@ def verify(options: argparse.Namespace) -> int:
     signers = ", ".join(sorted({f"0x{each.statement.receiver_authorizer.hex()}" for each in proof.statements}))
     print(f"{count} statement{'s' * (count != 1)}: valid, signed by {signers}, {by}")
     return 0
+
+
+def _view(proof: Proof) -> dict[str, Any]:
+    """Return what was found, for a program; amounts are decimal strings, totals as of each statement."""
+    return {
+        "valid": not proof.faults,
+        "faults": list(proof.faults),
+        "signers": sorted({f"0x{each.statement.receiver_authorizer.hex()}" for each in proof.statements}),
+        "statements": [
+            {
+                "party": f"0x{each.party.hex()}",
+                "gateway": each.gateway,
+                "chainId": each.chain_id,
+                "token": f"0x{each.token.hex()}",
+                "cycle": each.cycle,
+                "time": each.time,
+                "commit": each.commit,
+                "block": each.block,
+                "totals": {name: str(amount) for name, amount in msgspec.structs.asdict(each.totals).items()},
+            }
+            for each in (signed.statement for signed in proof.statements)
+        ],
+    }
 
 
 def _read(name: str) -> list[Signed]:

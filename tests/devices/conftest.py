@@ -15,3 +15,9 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
         yield found
     finally:
         found.kill()
+
+
+@pytest.fixture(params=["fast", "paho"])
+def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with either loop: what the link promises holds for both."""
+    monkeypatch.setattr("tests.devices.test_client.FAST_LOOP", request.param == "fast")

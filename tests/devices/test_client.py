@@ -15,10 +15,13 @@ from tests.support.mqtt_peer import Peer
 
 BOTH = pytest.mark.parametrize("version", [MqttVersion.V311, MqttVersion.V5], ids=["3.1.1", "5"])
 WAIT_S = 20.0
+FAST_LOOP = True  # set by the fixture
+pytestmark = pytest.mark.usefixtures("loop_kind")
 
 
 def settings(broker: Mosquitto, **changes: Any) -> LinkSettings:
-    return LinkSettings(**{"gateway": "gw1", "port": broker.port, "backoff_base_s": 0.05, **changes})
+    given = {"gateway": "gw1", "port": broker.port, "backoff_base_s": 0.05, "fast_loop": FAST_LOOP}
+    return LinkSettings(**given | changes)
 
 
 @asynccontextmanager

@@ -18,6 +18,8 @@ from tests.support.mqtt_peer import Peer
 
 MESSAGES = 5_000
 
+pytestmark = pytest.mark.usefixtures("loop_kind")
+
 
 def numbered(count: int) -> list[tuple[str, bytes]]:
     return [(f"mp/1/gw1/m{n % 7}/usage", b"%d" % n) for n in range(count)]

@@ -17,6 +17,8 @@ from tests.devices.test_client import linked, refused, settings, take
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_peer import Peer
 
+pytestmark = pytest.mark.usefixtures("loop_kind")
+
 
 @dataclass
 class Authority:

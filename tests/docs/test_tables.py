@@ -10,14 +10,20 @@ import pytest
 
 from benchmarks.__main__ import SUITES
 from channels.refusals import Refusal
+from gateway.cli.examples import NO, commands
+from gateway.cli.main import _parser
 from gateway.config import Config
 from settlement.claiming import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = dict(commands(_parser()))
 
 
-def _rows(page: str) -> list[list[str]]:
+def _rows(page: str, section: str = "") -> list[list[str]]:
+    """Return the rows of a page's tables, or of those below one of its headings."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    if section:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
@@ -55,7 +61,7 @@ def _written(default: Any) -> str:
 def test_the_configuration_table_has_every_key_with_its_default() -> None:
     keys = _keys(Config)
     assert len(keys) > 25, "the walk over the configuration found its tables"
-    told = {row[0].strip("`"): row[2] for row in _rows("operating.md") if len(row) == 4 and row[0].startswith("`")}
+    told = {row[0].strip("`"): row[2] for row in _rows("operating.md", "Configuration") if row[0].startswith("`")}
     assert told == {key: _written(default) for key, default in keys.items()}
 
 
@@ -72,12 +78,20 @@ def test_the_table_of_claims_has_every_reason_and_says_what_it_does() -> None:
     assert told == {reason.value: reason.claims for reason in Reason}
 
 
+def test_the_table_of_exit_codes_has_every_command_and_says_what_its_help_says() -> None:
+    told = {row[0].strip("`"): row[1:] for row in _rows("operating.md", "Exit codes") if row[0].startswith("`")}
+    assert set(told) == set(COMMANDS)
+    assert {name: cells[1] for name, cells in told.items() if cells[1]} == NO
+    assert all(len(cells) == 3 and cells[0] for cells in told.values())
+
+
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")
 )])  # fmt: skip
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'\bsrc(?:set)?="([^"]+)"', text):
         if not target.startswith("https://"):
             assert (path.parent / target).exists(), f"{page} links to {target}"
 

@@ -18,12 +18,14 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from devices.client import DeviceLink
-from gateway.broker_files import AUTHORITY, DIRECTORY, SETTINGS, gateway_user, rights, settings
+from gateway.broker_files import AUTHORITY, DIRECTORY, PASSWORDS, SETTINGS, gateway_user, rights, settings
 from gateway.cli import main
 from gateway.config import Config, load_config
 from gateway.service import _link_settings
-from tests.devices.test_client import take
-from tests.support.mosquitto import binary, free_port
+from tests.devices.test_client import linked, take
+from tests.devices.test_client_tls import Authority
+from tests.support.mosquitto import Mosquitto, binary, free_port
+from tests.support.mqtt_peer import Peer
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 20.0
@@ -65,11 +67,15 @@ class Site:
         at = ["--config", str(self.path)]
         assert main(["device", "add", device, "--credentials", str(file), *at]) == 0
         assert file.stat().st_mode & 0o777 == 0o600
+        self.reload()
+        given: dict[str, Any] = json.loads(file.read_text())
+        return given
+
+    def reload(self) -> None:
+        """Have mosquitto read its files again."""
         self.process.send_signal(signal.SIGHUP)
         self.reloads += 1
         self.wait_for(lambda: self.told.read_text().count("Reloading config") == self.reloads)
-        given: dict[str, Any] = json.loads(file.read_text())
-        return given
 
     def end(self) -> None:
         self.process.terminate()
@@ -111,14 +117,15 @@ class Device:
         self.code = code
         self._known.set()
 
-    def publish(self, topic: str) -> None:
+    def publish(self, topic: str, payload: bytes | None = None) -> None:
         """Publish at QoS 1; returns when the broker has looked at it."""
-        self._client.publish(topic, f"from {self.user}".encode(), qos=1).wait_for_publish(WAIT_S)
+        payload = f"from {self.user}".encode() if payload is None else payload
+        self._client.publish(topic, payload, qos=1).wait_for_publish(WAIT_S)
 
-    def intrude(self, topic: str) -> None:
+    def intrude(self, topic: str, payload: bytes | None = None) -> None:
         """Publish what is not ours to publish, and go: some versions drop the message, some the connection, too."""
         with contextlib.suppress(RuntimeError):
-            self.publish(topic)
+            self.publish(topic, payload)
         self.end()
 
     def subscribe(self, topic: str) -> None:
@@ -172,6 +179,28 @@ async def test_devices_have_their_own_topics_and_the_gateway_all_of_them(site: S
         await link.stop()
 
 
+async def test_the_same_rights_hold_by_certificates(tmp_path: Path) -> None:
+    """What docs/operating.md says to those whose devices have certificates already."""
+    authority = Authority(tmp_path, "authority")
+    (certificate, key), acl = authority.issue("broker"), tmp_path / "acl"
+    acl.write_text(rights("gw1"))
+    extra = f"cafile {authority.file}\ncertfile {certificate}\nkeyfile {key}\nacl_file {acl}\n"
+    broker = Mosquitto(tmp_path, extra=f"{extra}require_certificate true\nuse_identity_as_username true\n")
+    broker.start()
+    own, own_key = authority.issue(gateway_user("gw1"))
+    mine, mine_key = authority.issue("pump-7")
+    ours = {"tls": True, "ca_file": authority.file, "certificate_file": own, "key_file": own_key}
+    try:
+        async with linked(broker, **ours) as link:
+            with Peer(broker.port, ca_certs=authority.file, certfile=mine, keyfile=mine_key) as peer:
+                peer.publish_all([("mp/1/gw1/roof-7/usage", b"another's"), ("mp/1/gw1/pump-7/usage", b"its own")])
+                frames = await take(link, 1)
+            assert [(frame.device, frame.payload) for frame in frames] == [("pump-7", b"its own")]
+            link.acknowledge(frames)
+    finally:
+        broker.kill()
+
+
 def test_who_has_no_password_or_an_old_one_stays_outside(site: Site) -> None:
     first = site.add("pump-7")
     (site.directory / "pump-7.json").unlink()
@@ -181,6 +210,13 @@ def test_who_has_no_password_or_an_old_one_stays_outside(site: Site) -> None:
         device = Device(site, given)
         assert device.code.is_failure is not welcome
         device.end()
+    passwords = site.directory / DIRECTORY / PASSWORDS
+    lines = passwords.read_text().splitlines(True)
+    passwords.write_text("".join(line for line in lines if not line.startswith("pump-7:")))
+    site.reload()
+    device = Device(site, second)
+    assert device.code.is_failure, "its line was taken out"
+    device.end()
     anonymous = mqtt.Client(CallbackAPIVersion.VERSION2)
     codes: list[Any] = []
     anonymous.on_connect = lambda _c, _d, _f, code, _p: codes.append(code)

@@ -154,6 +154,29 @@ async def test_what_verify_says_of_what_is_not_valid(desk: Desk) -> None:
     assert "Is a directory" in await desk.type("verify", str(path.parent), code=2)
 
 
+async def test_verify_for_a_program(desk: Desk) -> None:
+    payer, _ = await cycles(desk.world, 2)
+    party = f"0x{payer.payer.hex()}"
+    kept = await desk.json("statement", party, "--all")
+    names = [desk.file(f"{number}.json", document) for number, document in enumerate(kept)]
+    told = await desk.json("verify", *names, "--json")
+    assert (told["valid"], told["faults"]) == (True, [])
+    assert told["signers"] == [f"0x{desk.world.keys.authorizer.address.hex()}"]
+    assert [(each["party"], each["cycle"]) for each in told["statements"]] == [(party, 1), (party, 2)]
+    for each, document in zip(told["statements"], kept, strict=True):
+        assert each["totals"]["claimed"] == document["message"]["totals"]["claimed"]
+        assert each["gateway"] == "gw1"
+        assert each["chainId"] == document["domain"]["chainId"] == CHAIN_ID
+    kept[1]["message"]["channels"][0]["charged"] = "7"
+    kept[1]["message"]["gateway"] = "\x1b[2J\u202e"
+    wrong = await desk.type("verify", desk.file("bad.json", kept[1]), "--json", code=1)
+    assert wrong.isascii()
+    assert "\x1b" not in wrong
+    told = json.loads(wrong)
+    assert told["valid"] is False
+    assert any("altered or forged" in fault for fault in told["faults"])
+
+
 async def test_a_far_future_is_shown_as_a_number(desk: Desk) -> None:
     (signed,) = Life(1).cycles(1)
     document = json.dumps(to_json(altered(signed, {"time": 2**63}))).encode()

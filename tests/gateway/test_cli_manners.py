@@ -23,7 +23,7 @@ import pytest
 from gateway.backup import note
 from gateway.cli import doctor as doctors
 from gateway.cli.completion import SHELLS
-from gateway.cli.examples import CODES, EXAMPLES, commands
+from gateway.cli.examples import EXAMPLES, NO, codes, commands
 from gateway.cli.main import _parser
 from gateway.cli.terminal import colours, paint, plain
 from gateway.cli.top import frame
@@ -56,11 +56,17 @@ def test_every_command_teaches_by_examples_that_are_right(name: str) -> None:
         assert words[0] == "metergate"
         assert " ".join(words[1:]).startswith(name)
         _parser().parse_args(words[1:])
-    assert CODES in help_
+    assert codes(name) in help_
 
 
-def test_no_example_is_of_a_command_that_is_gone() -> None:
+def test_no_example_and_no_exit_code_is_of_a_command_that_is_gone() -> None:
     assert set(EXAMPLES) <= set(COMMANDS)
+    assert set(NO) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_that_ends_by_itself_writes_json(name: str) -> None:
+    assert ("--json" in COMMANDS[name].format_help()) is (name not in ("run", "chain", "completion"))
 
 
 def completed(*words: str) -> list[str]:

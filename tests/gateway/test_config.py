@@ -1,6 +1,7 @@
 """The configuration: what is wrong with it is said in one sentence that names the key."""
 
 import argparse
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.cli import main
 from gateway.cli.setup import init, open_keys
 from gateway.config import Config, load_config, parse_config
 from gateway.errors import SetupError
@@ -245,7 +247,9 @@ def test_the_template_of_init_parses(tmp_path: Path, folder: str, capsys: pytest
     secret = tmp_path / folder / "passphrase"
     secret.parent.mkdir()
     secret.write_text("correct horse battery\n")
-    options = argparse.Namespace(gateway="roof-1", dir=tmp_path / folder / "gw", passphrase_file=secret, broker=None)
+    options = argparse.Namespace(
+        gateway="roof-1", dir=tmp_path / folder / "gw", passphrase_file=secret, broker=None, json=False
+    )
     assert init(options) == 0
     config = load_config(tmp_path / folder / "gw" / "metergate.toml")
     assert config.gateway == "roof-1"
@@ -259,9 +263,28 @@ def test_the_template_of_init_parses(tmp_path: Path, folder: str, capsys: pytest
     assert (tmp_path / folder / "gw" / "keys.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_init_for_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METERGATE_PASSPHRASE", "correct horse battery")
+    for folder, extra in (("plain", []), ("own", ["--broker", "127.0.0.1"])):
+        assert main(["init", "--dir", str(tmp_path / folder), "--json", *extra]) == 0
+        told = json.loads(capsys.readouterr().out)
+        config = load_config(Path(told["config"]))
+        ring = open_keys(config)
+        assert Path(config.key_file) == Path(told["keys"])
+        assert (told["gateway"], told["operator"]) == ("gw1", f"0x{ring.operator.address.hex()}")
+        assert told["treasury"] == f"0x{ring.treasury.address.hex()}"
+        assert told["lanes"] == [f"0x{key.address.hex()}" for key in ring.lanes]
+        assert told["receiverAuthorizer"] == f"0x{ring.authorizer.address.hex()}"
+        assert (told["broker"] is not None) is bool(extra)
+        if extra:
+            assert (Path(told["broker"]) / "mosquitto.conf").exists()
+
+
 def test_init_without_a_passphrase_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERGATE_PASSPHRASE", "correct horse battery")
-    options = argparse.Namespace(gateway="gw1", dir=tmp_path / "gw", passphrase_file=None, broker=None)
+    options = argparse.Namespace(gateway="gw1", dir=tmp_path / "gw", passphrase_file=None, broker=None, json=False)
     assert init(options) == 0
     config = load_config(tmp_path / "gw" / "metergate.toml")
     assert config.passphrase_file == ""
@@ -277,5 +300,5 @@ def test_init_without_a_passphrase_file(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("gateway", ["", "a b", "ü", "x" * 65, "a/b", "a+"])
 def test_init_refuses_a_bad_gateway_id(tmp_path: Path, gateway: str) -> None:
     with pytest.raises(SetupError, match="gateway id"):
-        init(argparse.Namespace(gateway=gateway, dir=tmp_path / "gw", passphrase_file=None, broker=None))
+        init(argparse.Namespace(gateway=gateway, dir=tmp_path / "gw", passphrase_file=None, broker=None, json=False))
     assert not (tmp_path / "gw").exists()

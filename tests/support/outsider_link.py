@@ -3,7 +3,9 @@
 import hashlib
 import itertools
 import socket
+import ssl
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -17,9 +19,14 @@ _numbers = itertools.count(1)
 
 
 class Connection:
-    """One MQTT identity: publishes on its own topics, or anywhere, and keeps what it receives."""
+    """One MQTT identity: publishes on its own topics, or anywhere, and keeps what it receives.
 
-    def __init__(self, port: int, device: str, gateway: str = GATEWAY) -> None:
+    `credentials` are what `metergate device add --credentials` writes; without them it is anonymous, and in the clear.
+    """
+
+    def __init__(
+        self, port: int, device: str, gateway: str = GATEWAY, credentials: Mapping[str, str] | None = None
+    ) -> None:
         self.device = device
         self._gateway = gateway
         self._news = threading.Condition()
@@ -31,6 +38,9 @@ class Connection:
         self._client.on_connect = self._on_connect
         # Else a reading waits 40 ms for the acknowledgement of the PUBACK that we have just sent.
         self._client.on_socket_open = lambda _c, _u, sock: sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if credentials is not None:
+            self._client.username_pw_set(credentials["username"], credentials["password"])
+            self._client.tls_set_context(ssl.create_default_context(cadata=credentials["ca"]))
         ready = threading.Event()
         self._client.on_subscribe = lambda *_: ready.set()
         self._client.connect("127.0.0.1", port)
@@ -53,6 +63,14 @@ class Connection:
             else:
                 self._receipts.setdefault(_answers(payload), []).append(payload)
             self._news.notify_all()
+
+    def listen(self, topic: str) -> None:
+        """Subscribe another topic: what comes on it is in `strays`. Returns when the broker has answered."""
+        done = threading.Event()
+        self._client.on_subscribe = lambda *_: done.set()
+        self._client.subscribe(topic, 1)
+        if not done.wait(ANSWER_WAIT_S):
+            raise TimeoutError(f"{self.device}: no answer to its subscription of {topic}")
 
     def close(self) -> None:
         """Leave."""

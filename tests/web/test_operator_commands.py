@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,22 @@ def test_operators_and_tokens_come_and_go(home: Home, capsys: pytest.CaptureFixt
     home.run("list")
     assert capsys.readouterr().out.splitlines()[-1].split() == ["operator", "ben", "read"]
     assert (home.directory / "data" / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_each_of_them_for_a_program(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: str) -> dict[str, Any]:
+        capsys.readouterr()
+        home.run(*arguments, "--json")
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    assert told("add", "anna", "--scope", "operate") == {"name": "anna", "scope": "operate"}
+    assert told("reset", "anna") == {"name": "anna", "scope": "operate"}
+    token = told("token", "add", "grafana", "--scope", "read")
+    assert (token["name"], token["scope"], token["token"][:3]) == ("grafana", "read", "mg_")
+    assert told("list")["tokens"] == [{"id": token["id"], "name": "grafana", "scope": "read"}]
+    assert told("token", "revoke", token["id"]) == {"id": token["id"], "revoked": True}
+    assert told("remove", "anna") == {"name": "anna", "removed": True}
 
 
 async def test_a_reset_ends_the_old_password(home: Home) -> None:
