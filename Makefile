@@ -9,12 +9,13 @@ EVM_SOURCES := $(shell find $(EVM)/src -name '*.rs' 2>/dev/null) $(wildcard $(EV
 WEB := gateway/web
 WEB_SOURCES := $(shell find $(WEB)/ui -type f -not -path '*/node_modules/*' 2>/dev/null)
 
-.PHONY: help demo test lint bench crash screenshots web setup setup-dev clean
+.PHONY: help demo test lint bench soak crash screenshots web setup setup-dev clean
 help:
 	@echo "make demo [ARGS=\"--duration 60\"]   devices, payments, settlement: everything on this machine"
 	@echo "make test                           every check and test, set-up included"
 	@echo "make lint                           formatting, types and layers only"
 	@echo "make bench [SUITE=first_payment]    measure; table on the terminal, JSON in benchmarks/results/"
+	@echo "make soak [MINUTES=60]              mixed load with storms and settlements; fails if anything grows or is lost"
 	@echo "make screenshots                    the pictures of the documentation, from a running demo"
 	@echo "make crash [N=200] [SEED=1]         kill a gateway N times; fails if a unit is ever lost or paid twice"
 
@@ -29,6 +30,9 @@ lint: setup-dev
 
 bench: setup-dev
 	@$(BIN)/python -m benchmarks $(if $(SUITE),--suite $(SUITE))
+
+soak: setup-dev
+	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),60)
 
 crash: setup-dev
 	@$(BIN)/python -m tests.crash --kills $(or $(N),200) $(if $(SEED),--seed $(SEED))

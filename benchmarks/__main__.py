@@ -9,10 +9,11 @@ from benchmarks.execution import EXECUTION
 from benchmarks.first_payment import FIRST_PAYMENT
 from benchmarks.fresh_clone import FRESH_CLONE
 from benchmarks.machine import describe
+from benchmarks.payments import PAYMENTS
 from benchmarks.settlement import SETTLEMENT
 from benchmarks.site import WORK
 
-SUITES = (FIRST_PAYMENT, FRESH_CLONE, EXECUTION, SETTLEMENT)
+SUITES = (FIRST_PAYMENT, FRESH_CLONE, EXECUTION, SETTLEMENT, PAYMENTS)
 
 
 def main() -> int:

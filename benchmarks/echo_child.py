@@ -14,7 +14,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from benchmarks.population import GATEWAY
+from benchmarks.population import ECHO
 
 ANSWER = bytes(110)
 
@@ -34,7 +34,7 @@ def run(port: int) -> None:
 
     client.on_message = on_message
     client.on_subscribe = on_subscribe
-    client.on_connect = lambda client, *_: client.subscribe(f"mp/1/{GATEWAY}/+/usage", 1)
+    client.on_connect = lambda client, *_: client.subscribe(f"mp/1/{ECHO}/+/usage", 1)
     client.on_socket_open = _no_delay
     client.connect("127.0.0.1", port)
     client.loop_start()

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from coincurve import PublicKey
 from parallel_evm import BlockStats, Chain
 
 from benchmarks.execution_loads import CHAIN_ID, GENESIS_TIME, Load
 from benchmarks.frame import BenchmarkFailed
-from channels.signatures import recover
+from benchmarks.recoveries import recoveries
 from settlement.genesis import GAS_LIMIT
 from tests.support.anvil import start_anvil
 
@@ -169,33 +168,5 @@ def _gas(load: Load, answer: dict[str, Any]) -> dict[str, int]:
 
 
 def bare_recoveries(load: Load, threads: int) -> float:
-    """Return seconds to recover every signature inside the load, and nothing else, by coincurve on threads.
-
-    coincurve gives up the GIL inside libsecp256k1. Raises BenchmarkFailed if a signature is not its signer's.
-    """
-    for digest, signature, signer in load.verified[:: len(load.verified) // 16]:
-        if recover(digest, signature) != signer:
-            raise BenchmarkFailed(f"{load.name}: a signature is not its signer's")
-    ready = [(signature[:64] + bytes((signature[64] - 27,)), digest) for digest, signature, _ in load.verified]
-    shares = [ready[start::threads] for start in range(threads)]
-
-    def work(share: list[tuple[bytes, bytes]]) -> int:
-        recovered = [
-            PublicKey.from_signature_and_message(signature, digest, hasher=None) for signature, digest in share
-        ]
-        return len(recovered)
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(len, shares))
-        started = time.perf_counter()
-        done = sum(pool.map(work, shares))
-        seconds = time.perf_counter() - started
-    if done != len(ready):
-        raise BenchmarkFailed(f"{load.name}: {done} of {len(ready)} signatures were recovered")
-    return seconds
-
-
-def percentile(values: Iterable[float], percent: int) -> float:
-    """Return the nearest-rank percentile."""
-    ordered = sorted(values)
-    return ordered[-(-len(ordered) * percent // 100) - 1]
+    """Return seconds to recover every signature inside the load, and nothing else; see `benchmarks.recoveries`."""
+    return recoveries(load.verified, threads)

@@ -11,8 +11,8 @@ from pathlib import Path
 from parallel_evm import BlockStats, Chain, RpcError
 
 from benchmarks.execution_loads import CHAIN_ID, TRANSFER_GAS, account, signed, transfers
-from benchmarks.execution_runs import percentile, send_request
-from benchmarks.frame import BenchmarkFailed, Row, against
+from benchmarks.execution_runs import send_request
+from benchmarks.frame import BenchmarkFailed, Row, against, percentile
 from benchmarks.site import working_directory
 from settlement.calls import transfer
 from settlement.genesis import TOKEN_ADDRESS

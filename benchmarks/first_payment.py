@@ -1,26 +1,22 @@
 """Suite `first_payment`: what one box does, end to end, from a signed reading to a settled balance.
 
-Payments are durable: a receipt is sent after a commit with FULL sync. Gateway, broker and generator share the machine,
-each in a process of its own; devices are spread over a few connections, as the generator must not be the bottleneck.
 `generator_cpu_share_*` tells how much of one core it took, `cpu_us_per_payment_*` what a payment costs the gateway's
 process: that figure holds even while something else uses the machine.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
 from benchmarks import claim_gas
 from benchmarks.demo_start import first_settlement
 from benchmarks.embedded_gas import claim_gas_per_row
-from benchmarks.frame import Benchmark, BenchmarkFailed, Row, Suite, against
+from benchmarks.end_to_end import DEVICES, close, echo_peer, generator, pace, rate, saturate
+from benchmarks.frame import Benchmark, BenchmarkFailed, Row, Suite, against, percentile
 from benchmarks.site import BROKERS, ROOT, Child, gateway
 from tests.support.anvil import AnvilMissing, start_anvil
 
-DEVICES = 32
-CONNECTIONS = 4
-WINDOW = 1024
 # About ten seconds of load each; the first tenth warms caches and is not counted.
 MESSAGES = {"demo": 12_000, "mosquitto": 40_000}
 PACE = 100
@@ -30,45 +26,10 @@ READINGS_EACH = 10
 SETTLED_AIM_S = 60.0
 
 
-def _generator(stack: ExitStack, port: int, devices: int, *, echo: bool = False) -> Child:
-    child = stack.enter_context(Child("generator_child"))
-    child.ask(do="connect", port=port, devices=devices, connections=CONNECTIONS, echo=echo)
-    return child
-
-
 def _load(generator: Child, worker: Child, count: int, encoding: str = "json") -> dict[str, Any]:
-    """Saturate with `count` messages after a tenth as many to warm up.
-
-    Returns the generator's answer, and the processor time per message of the `worker` that answered, in µs.
-    """
-    for part in (count // 10, count):
-        generator.ask(do="sign", count=part, encoding=encoding)
-        before = worker.cpu_seconds()
-        answer = generator.ask(do="saturate", window=WINDOW)
-    return answer | {"worker_us": (worker.cpu_seconds() - before) * 1e6 / count}
-
-
-def _rate(answer: dict[str, Any]) -> float:
-    return float(answer["messages"]) / float(answer["seconds"])
-
-
-def _pace(generator: Child) -> list[int]:
-    generator.ask(do="sign", count=PACED, encoding="json")
-    latencies: list[int] = generator.ask(do="pace", rate=PACE)["latencies_us"]
-    return latencies
-
-
-def _percentile(ordered: Sequence[int], percent: int) -> int:
-    """Return the nearest-rank percentile of sorted values."""
-    return ordered[-(-len(ordered) * percent // 100) - 1]
-
-
-def _close(child: Child, payments: int) -> None:
-    """End a gateway and hold its own books against what the generator was told."""
-    child.process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-    books = child.answer()
-    if books["faults"] or books["payments"] != payments or books["refused"]:
-        raise BenchmarkFailed(f"the gateway's books do not agree with {payments} payments: {books}")
+    """Saturate with `count` messages after a tenth as many to warm up."""
+    saturate(generator, worker, count // 10, encoding)
+    return saturate(generator, worker, count, encoding)
 
 
 def _end_to_end(broker: str) -> Callable[[], Iterable[Row]]:
@@ -79,28 +40,29 @@ def _end_to_end(broker: str) -> Callable[[], Iterable[Row]]:
         with ExitStack() as stack:
             port = stack.enter_context(BROKERS[broker]())
             with ExitStack() as peer:
-                echo = peer.enter_context(Child("echo_child", f'{{"mqtt_port": {port}}}'))
-                echo.answer()
-                generator = _generator(peer, port, DEVICES, echo=True)
-                echo_paced = _pace(generator)
-                echoed = _load(generator, echo, count)
+                echo = echo_peer(peer, port)
+                source = generator(peer, port, DEVICES, echo=True)
+                echo_paced = pace(source, PACED, PACE)["latencies_us"]
+                echoed = _load(source, echo, count)
             child = stack.enter_context(gateway(port, devices=DEVICES))
-            generator = _generator(stack, port, DEVICES)
-            generator.ask(do="open")
-            paced = _pace(generator)
-            answers = {"": _load(generator, child, count)}
+            source = generator(stack, port, DEVICES)
+            source.ask(do="open")
+            paced = pace(source, PACED, PACE)["latencies_us"]
+            answers = {"": _load(source, child, count)}
             if broker == "mosquitto":
-                answers["_cbor"] = _load(generator, child, count, "cbor")
-            _close(child, PACED + len(answers) * (count // 10 + count))
+                answers["_cbor"] = _load(source, child, count, "cbor")
+            close(child, PACED + len(answers) * (count // 10 + count))
         echo_name = f"echo subscriber on {broker}"
         for suffix, answer in answers.items():
-            name, rate, cost = f"{broker}{suffix}", _rate(answer), answer["worker_us"]
-            yield Row(f"payments_per_s_{name}", round(rate), "payments/s", **against(rate, _rate(echoed), echo_name))
+            name, payments, cost = f"{broker}{suffix}", rate(answer), answer["worker_us"]
+            yield Row(
+                f"payments_per_s_{name}", round(payments), "payments/s", **against(payments, rate(echoed), echo_name)
+            )
             yield Row(f"cpu_us_per_payment_{name}", round(cost), "µs", **against(cost, echoed["worker_us"], echo_name))
-        yield Row(f"echo_per_s_{broker}", round(_rate(echoed)), "messages/s")
+        yield Row(f"echo_per_s_{broker}", round(rate(echoed)), "messages/s")
         yield Row(f"generator_cpu_share_{broker}", round(answers[""]["cpu_share"], 3), "cores")
         for percent in (50, 99):
-            own, peer_us = _percentile(paced, percent), _percentile(echo_paced, percent)
+            own, peer_us = percentile(paced, percent), percentile(echo_paced, percent)
             yield Row(
                 f"receipt_ms_p{percent}_at_{PACE}_per_s_{broker}",
                 round(own / 1000, 2),
@@ -136,13 +98,12 @@ def _memory() -> Iterable[Row]:
         port = stack.enter_context(BROKERS["mosquitto"]())
         child = stack.enter_context(gateway(port, devices=MANY_CHANNELS))
         empty = child.resident_bytes()
-        generator = _generator(stack, port, MANY_CHANNELS)
-        opened = generator.ask(do="open")
-        generator.ask(do="sign", count=MANY_CHANNELS * READINGS_EACH, encoding="json")
-        generator.ask(do="saturate", window=WINDOW)
+        source = generator(stack, port, MANY_CHANNELS)
+        opened = source.ask(do="open")
+        saturate(source, child, MANY_CHANNELS * READINGS_EACH)
         time.sleep(1)  # the last block and the watcher's last step
         full = child.resident_bytes()
-        _close(child, MANY_CHANNELS * READINGS_EACH)
+        close(child, MANY_CHANNELS * READINGS_EACH)
     yield Row("memory_mb_at_start", round(empty / 1e6, 1), "MB")
     yield Row(
         f"memory_mb_{MANY_CHANNELS}_channels", round(full / 1e6, 1), "MB", **against(full, empty, "memory_mb_at_start")

@@ -76,6 +76,12 @@ def against(value: Number, base: Number, name: str) -> dict[str, Any]:
     return {"ratio": round(value / base, 3), "against": name}
 
 
+def percentile(values: Iterable[Number], percent: float) -> Number:
+    """Return the nearest-rank percentile, by tenths of a percent."""
+    ordered = sorted(values)
+    return ordered[-(-len(ordered) * round(percent * 10) // 1000) - 1]
+
+
 def run(suites: Sequence[Suite], say: Callable[[str], None]) -> Outcome:
     """Run every benchmark of the suites; one that fails is reported and the others go on."""
     outcome = Outcome([], [])

@@ -2,15 +2,16 @@
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import cbor2
 
 from benchmarks.population import CHAIN_ID, DEPOSIT, GATEWAY, SERVICE, Member
 from channels.digests import channel_id, deposit_digest, voucher_digest
-from channels.signatures import sign
-from channels.types import ChannelConfig, Network, TokenDomain
+from channels.signatures import sign, signer
+from channels.types import ChannelConfig, ChannelId, Digest, Network, Signature, TokenDomain
 from devices.offers import Offer
 
 NETWORK = Network(CHAIN_ID)
@@ -23,18 +24,22 @@ class Channel:
     """A device's side of its channel: where its readings are."""
 
     member: Member
-    id: bytes
+    id: ChannelId
     seq: int = 0
     register: int = 0
+    sign: Callable[[Digest], Signature] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sign = signer(self.member.key)
 
 
-def topic(device: str, leaf: str) -> str:
+def topic(device: str, leaf: str, gateway: str = GATEWAY) -> str:
     """Return a device's topic."""
-    return f"mp/1/{GATEWAY}/{device}/{leaf}"
+    return f"mp/1/{gateway}/{device}/{leaf}"
 
 
 def config_of(member: Member, offer: Offer) -> ChannelConfig:
-    """Return the configuration of the device's one channel under this offer."""
+    """Return the configuration of the device's one channel under this offer; the same in every process."""
     return ChannelConfig(
         payer=member.address,
         payer_authorizer=member.address,
@@ -82,7 +87,7 @@ def reading_payload(channel: Channel, offer_id: bytes, price: int, encoding: str
     channel.seq += 1
     channel.register += STEP
     ceiling = channel.register * price // NANO
-    signature = sign(voucher_digest(channel.id, ceiling, NETWORK), channel.member.key)
+    signature = channel.sign(voucher_digest(channel.id, ceiling, NETWORK))
     now_ms = time.time_ns() // 1_000_000
     if encoding == "cbor":
         return cbor2.dumps(

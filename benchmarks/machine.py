@@ -24,6 +24,7 @@ PACKAGES = (
     "paho-mqtt",
     "safe-pysha3",
     "uvicorn",
+    "x402",
 )
 FSYNC_TRIES = 50
 

@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         buffer += data
         view, start = bytes(buffer), 0
         acks: list[bytes] = []
-        while (found := _whole(view, start)) is not None:
+        while (found := whole_packet(view, start)) is not None:
             body, after = found
             self._take(view[start], view, body, after, acks)
             start = after
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
             self._subscribed.set_result(None)
 
 
-def _whole(view: bytes, start: int) -> tuple[int, int] | None:
+def whole_packet(view: bytes, start: int) -> tuple[int, int] | None:
     """Return (start of the body, start of the next packet) if a whole packet begins at `start`."""
     length = shift = 0
     at = start + 1

@@ -4,8 +4,9 @@
 
 JOB is JSON: mqtt_port, data_dir, homes, kind ("payers", "netted" or "apart"). Journal and chain are kept in data_dir,
 so that a second process takes up what a killed one left. It says {"ready": …} with the seconds from the start of
-its program, and then answers lines: {"do": "move_in"}, {"do": "settle"}, {"do": "begin"} (settles, and answers when
-the first transactions are signed), {"do": "audit"}. It ends when its standard input does.
+its program, and then answers lines: {"do": "move_in"}, {"do": "age"} (blocks pass), {"do": "run"} (from here on it
+takes messages, as it does after the following), {"do": "settle"}, {"do": "begin"} (settles, and answers when the first
+transactions are signed), {"do": "audit"}. It ends when its standard input does.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from parallel_evm import Chain
 
 from benchmarks.population import CHAIN_ID, GATEWAY
 from benchmarks.settlement_homes import DEPOSITOR_KEY, FEE_BPS, SERVICES, Home, funded, move_in, neighbourhood, payers
+from benchmarks.site import resident_bytes
 from channels.signatures import key_address
 from gateway.audit import audit
 from gateway.chain_server import produce_blocks
@@ -28,6 +30,7 @@ from gateway.config import ChainConfig, Config, MqttConfig, SettlementConfig
 from gateway.keys import KeyRing, key_ring
 from gateway.records import CycleEnded
 from gateway.service import Gateway
+from gateway.watcher import SEEN_EVERY_BLOCKS
 from settlement.client import JsonRpcLayer
 from settlement.genesis import PAYOUTS_ADDRESS, TOKEN_ADDRESS, genesis
 from settlement.transports import InProcessTransport
@@ -76,12 +79,15 @@ def config(job: dict[str, Any]) -> Config:
 
 def chain_of(job: dict[str, Any], keys: KeyRing) -> Chain:
     """Return the embedded layer of a job, as it was left if there was one."""
-    coins = dict.fromkeys((*keys.addresses, key_address(DEPOSITOR_KEY)), COINS)
-    tokens = funded(homes_of(job)) | {keys.treasury.address: FLOAT}
-    path = Path(job["data_dir"]) / "chain"
-    path.mkdir(parents=True, exist_ok=True)
-    # A constant time of genesis: it is part of the chain's identity, and the second process states it again.
-    return Chain(chain_id=CHAIN_ID, genesis=json.dumps(genesis(tokens, coins, timestamp=1)), path=path)
+    path = Path(job["data_dir"])
+    stated = path / "genesis.json"
+    if not stated.exists():
+        coins = dict.fromkeys((*keys.addresses, key_address(DEPOSITOR_KEY)), COINS)
+        tokens = funded(homes_of(job)) | {keys.treasury.address: FLOAT}
+        # A constant time of genesis: it is part of the chain's identity, and the second process states it again.
+        stated.write_text(json.dumps(genesis(tokens, coins, timestamp=1)), encoding="ascii")
+    (path / "chain").mkdir(exist_ok=True)
+    return Chain(chain_id=CHAIN_ID, genesis=stated.read_text(encoding="ascii"), path=path / "chain")
 
 
 async def _requests() -> AsyncIterator[dict[str, Any]]:
@@ -96,8 +102,9 @@ class Site:
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
-        keys = key_ring(SEED, LANES)
+        keys, before = key_ring(SEED, LANES), resident_bytes()
         self._chain = chain_of(job, keys)
+        self._layer_bytes = resident_bytes() - before
         self._layer = JsonRpcLayer(InProcessTransport(self._chain), expected_chain_id=CHAIN_ID)
         self._gateway = Gateway(config(job), keys, self._layer)
         self._tasks: list[asyncio.Task[Any]] = []
@@ -107,9 +114,10 @@ class Site:
         self._tasks.append(asyncio.create_task(produce_blocks(self._chain, BLOCK_MS)))
         await self._gateway.start()
         ready = time.monotonic()
-        say({"ready": ready - started, "channels": len(self._gateway.ledger.channels)})
+        channels = len(self._gateway.ledger.channels)
+        say({"ready": ready - started, "channels": channels, "layer_bytes": self._layer_bytes})
         async for request in _requests():
-            if len(self._tasks) == 1 and request["do"] != "move_in":
+            if len(self._tasks) == 1 and request["do"] not in ("move_in", "age"):
                 self._tasks.append(asyncio.create_task(self._gateway.run()))
                 await asyncio.sleep(0)
             for task in self._tasks:
@@ -127,6 +135,21 @@ class Site:
         """Fund every channel and journal the devices' day."""
         await move_in(self._gateway, self._chain, homes_of(self._job))
         return {"channels": len(self._gateway.ledger.channels)}
+
+    async def age(self) -> dict[str, Any]:
+        """Make empty blocks until the gateway forgets how to undo what came before: how it is on most days.
+
+        It journals that it has seen such blocks only now and then, and forgets up to what it had seen before that.
+        """
+        for _ in range(2):
+            for _ in range(SEEN_EVERY_BLOCKS + 1):
+                self._chain.produce_block()
+            await self._gateway.watcher.step()
+        return {"undo": len(self._gateway.ledger.undo)}
+
+    async def run(self) -> dict[str, Any]:
+        """Nothing but what every request does: let the gateway run."""
+        return {}
 
     async def settle(self) -> dict[str, Any]:
         """Settle once; answers with what it took and moved."""
@@ -161,7 +184,7 @@ class Site:
         """Prove the books against the whole chain."""
         gateway = self._gateway
         faults, _ = await audit(gateway.books, self._layer, gateway.watcher, whole_chain=True)
-        return {"faults": faults}
+        return {"faults": faults, "payments": gateway.ledger.totals.payments}
 
 
 def _moved(ended: CycleEnded | None) -> dict[str, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from parallel_evm import Chain
 
+from benchmarks.load import NETWORK, config_of
 from benchmarks.population import CHAIN_ID, member
 from channels.digests import account_id, channel_id, deposit_digest, voucher_digest
 from channels.pricing import charge
@@ -22,7 +23,6 @@ from channels.types import (
     Address,
     Authorization,
     ChannelConfig,
-    Network,
     TokenDomain,
 )
 from devices.offers import Offer
@@ -32,7 +32,6 @@ from gateway.service import Gateway
 from settlement.calls import collector_data, deposit
 from settlement.transactions import Transaction, sign_transaction
 
-NETWORK = Network(CHAIN_ID)
 PAYS, EARNS = "grid-power", "solar-export"
 SERVICES = {
     PAYS: ServiceConfig(unit="Wh", price="150000000000"),
@@ -108,7 +107,7 @@ def funded(homes: Sequence[Home]) -> dict[Address, int]:
 async def move_in(gateway: Gateway, chain: Chain, homes: Sequence[Home]) -> None:
     """Fund the channels and journal what the devices did, on a gateway that has started and does not run yet."""
     offer = gateway.terms.current
-    configs = [_config(home, offer) for home in homes]
+    configs = [config_of(member(home.number), offer) for home in homes]
     ids = [channel_id(config, NETWORK) for config in configs]
     _deposit(chain, offer, homes, configs, ids)
     await gateway.watcher.step()
@@ -131,18 +130,6 @@ def _portions(records: Iterator[Record]) -> Iterator[list[Record]]:
             portion = []
     if portion:
         yield portion
-
-
-def _config(home: Home, offer: Offer) -> ChannelConfig:
-    return ChannelConfig(
-        payer=home.payer,
-        payer_authorizer=home.payer,
-        receiver=offer.lanes[offer.lane(home.payer)],
-        receiver_authorizer=offer.receiver_authorizer,
-        token=offer.asset,
-        withdraw_delay=offer.withdraw_delay,
-        salt=home.number.to_bytes(32, "big"),
-    )
 
 
 def _deposit(

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from settlement.claiming import Claimable, GasUse, Policy, Situation, decide
+from settlement.claim_terms import Claimable, GasUse, Policy, Situation
+from settlement.claiming import decide
 
 STEP_S = 600
 STEPS_DAY = 86_400 // STEP_S

@@ -20,19 +20,40 @@ from tests.support.mosquitto import free_port
 ROOT = Path(__file__).resolve().parent.parent
 # Journals are written here: beside the repository, because a temporary directory may be memory.
 WORK = ROOT / "benchmarks" / "results"
+# The clock of another process has a number made of its id: what clock_getcpuclockid(3) returns on Linux.
+_CPUCLOCK_SCHED = 2
 START_S = 30.0
 END_S = 15.0
 
-# Windows above a commit's batch, no bound on the queue of a subscriber (docs/protocol.md 8); the rest is stock.
-_MOSQUITTO = """\
+# How the broker is reached is this run's own; how it queues and delivers is as deployed.
+_LISTENER = """\
 listener {port} 127.0.0.1
 allow_anonymous true
-set_tcp_nodelay true
-max_inflight_messages 2000
-max_queued_messages 0
 log_type error
 log_dest stderr
 """
+_TUNED = frozenset(
+    (
+        "max_queued_messages",
+        "max_inflight_messages",
+        "set_tcp_nodelay",
+        "max_packet_size",
+        "persistence",
+        "autosave_interval",
+    )
+)
+
+
+def mosquitto_tuning() -> str:
+    """Return the lines of deploy/mosquitto.conf about queues, windows and what is kept: every broker here has them.
+
+    Raises BenchmarkFailed when one of them is no longer there.
+    """
+    lines = (ROOT / "deploy" / "mosquitto.conf").read_text(encoding="utf-8").splitlines()
+    tuned = {line.split()[0]: line for line in lines if line and line.split()[0] in _TUNED}
+    if tuned.keys() != _TUNED:
+        raise BenchmarkFailed(f"deploy/mosquitto.conf lacks {', '.join(sorted(_TUNED - tuned.keys()))}")
+    return "\n".join(tuned.values()) + "\n"
 
 
 @contextlib.contextmanager
@@ -57,19 +78,42 @@ def end(process: subprocess.Popen[Any], patience_s: float = END_S) -> None:
             process.wait()
 
 
+class Mosquitto:
+    """One mosquitto of our own, tuned as deployed. `start` returns when it takes connections, always at one port."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self._settings = directory / "mosquitto.conf"
+        self._log = directory / "mosquitto.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        own = "user root\n" if os.geteuid() == 0 else ""  # else it would change to a user who cannot write here
+        kept = f"persistence_location {directory}/\n"
+        self._settings.write_text(_LISTENER.format(port=self.port) + mosquitto_tuning() + kept + own)
+
+    def start(self) -> None:
+        """Start it, with the sessions that it kept."""
+        with self._log.open("ab") as words:
+            self._process = subprocess.Popen(
+                [mosquitto_binary(), "-c", str(self._settings)], stdin=subprocess.DEVNULL, stdout=words, stderr=words
+            )
+        await_port(self._process, self.port, self._log)
+
+    def stop(self) -> None:
+        """End it in order: sessions and messages are on disk."""
+        if self._process is not None:
+            end(self._process)
+
+
 @contextlib.contextmanager
 def mosquitto() -> Iterator[int]:
     """Run mosquitto with a configuration of its own; yields its port."""
     with working_directory() as directory:
-        port = free_port()
-        settings = directory / "mosquitto.conf"
-        settings.write_text(_MOSQUITTO.format(port=port) + ("user root\n" if os.geteuid() == 0 else ""))
-        log = directory / "log"
-        with log.open("wb") as words:
-            process = subprocess.Popen(
-                [mosquitto_binary(), "-c", str(settings)], stdin=subprocess.DEVNULL, stdout=words, stderr=words
-            )
-        yield from _serving(process, port, log)
+        broker = Mosquitto(directory)
+        try:
+            broker.start()
+            yield broker.port
+        finally:
+            broker.stop()
 
 
 @contextlib.contextmanager
@@ -81,27 +125,41 @@ def demo_broker() -> Iterator[int]:
         command = [sys.executable, "-m", "gateway.broker", "--port", str(port)]
         with log.open("wb") as words:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, cwd=ROOT)
-        yield from _serving(process, port, log)
+        try:
+            await_port(process, port, log)
+            yield port
+        finally:
+            end(process)
 
 
 BROKERS = {"mosquitto": mosquitto, "demo": demo_broker}
 
 
-def _serving(process: subprocess.Popen[bytes], port: int, log: Path) -> Iterator[int]:
-    try:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    words = log.read_text(encoding="utf-8", errors="replace")[-500:]
-                    raise BenchmarkFailed(f"the broker did not start on port {port}: {words}") from None
-                time.sleep(0.02)
-        yield port
-    finally:
-        end(process)
+def await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait until a broker takes connections. Raises BenchmarkFailed with its last words."""
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                words = log.read_text(encoding="utf-8", errors="replace")[-500:]
+                end(process)
+                raise BenchmarkFailed(f"the broker did not start on port {port}: {words}") from None
+            time.sleep(0.02)
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Return the resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def written_bytes(pid: int | str = "self") -> int:
+    """Return how many bytes a process has caused to be written to disks (`write_bytes` of /proc/PID/io)."""
+    lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
+    return int(dict(line.split(": ") for line in lines)["write_bytes"])
 
 
 class Child:
@@ -112,6 +170,7 @@ class Child:
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._module = module
+        self.end_s = END_S  # how long it may take to come to its end
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.{module}", *arguments],
             stdin=subprocess.PIPE,
@@ -127,7 +186,7 @@ class Child:
         with contextlib.suppress(OSError):
             self._input().close()
         try:
-            self.process.wait(END_S)
+            self.process.wait(self.end_s)
         except subprocess.TimeoutExpired:
             end(self.process)
         if self.process.stdout is not None:
@@ -135,10 +194,19 @@ class Child:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send one request and return its answer. Raises BenchmarkFailed with what the child says went wrong."""
+        self.tell(**request)
+        return self.answer()
+
+    def tell(self, **request: Any) -> None:
+        """Send one request; `answer` waits for what the child says to it."""
         with contextlib.suppress(BrokenPipeError):  # its end shows in the answer
             self._input().write(json.dumps(request) + "\n")
             self._input().flush()
-        return self.answer()
+
+    def finish(self) -> None:
+        """End the child's input: it comes to its end, and may have last words."""
+        with contextlib.suppress(BrokenPipeError):
+            self._input().close()
 
     def answer(self) -> dict[str, Any]:
         """Return the next line that the child says."""
@@ -152,14 +220,16 @@ class Child:
         return answer
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that the child has used, all its threads together."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return the processor time that the child has used, all its threads together, to the nanosecond."""
+        return time.clock_gettime(~self.process.pid << 3 | _CPUCLOCK_SCHED)
 
     def resident_bytes(self) -> int:
         """Return the resident memory of the child."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self.process.pid)
+
+    def written_bytes(self) -> int:
+        """Return what the child has caused to be written to the disk, as its kernel counts it."""
+        return written_bytes(self.process.pid)
 
     def _input(self) -> Any:
         assert self.process.stdin is not None, "the input is a pipe"

@@ -10,10 +10,17 @@ from channels.state import Account, ReceiveReading
 
 
 def earn(account: Account, reading: ReceiveReading, fee_basis_points: int) -> Account | Refusal:
-    """Apply an earning reading: the gross amount and the operator's fee on it, remainders carried."""
+    """Apply an earning reading: the gross amount and the operator's fee on it, remainders carried.
+
+    The first reading of an account with a past adds nothing: metering begins at its register, and not at the one of
+    `open`, which may be from before what was paid already (docs/protocol.md 6).
+    """
     refusal = sequence_refusal(account.meter, account.device, reading)
     if refusal is not None:
         return refusal
+    if account.past and account.meter.seq == 0:
+        begin = max(account.first_register, reading.register)
+        account = replace(account, meter=replace(account.meter, register=begin), first_register=begin)
     priced = metered(account.meter, account.earned, reading)
     if isinstance(priced, Refusal):
         return priced

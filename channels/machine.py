@@ -44,7 +44,8 @@ class Contradiction(Exception):
 def open_channel(change: ActionOpen) -> Channel:
     """Return a channel the gateway has not known before: open if it is funded, else waiting for its deposit.
 
-    With history on chain it starts at charged = claimed = totalClaimed: what was claimed before was paid.
+    With history on chain it starts at charged = claimed = totalClaimed: what was claimed before was paid. The register
+    may be from before that: see `_priced`.
     """
     return Channel(
         id=change.id,
@@ -91,15 +92,33 @@ def transition(channel: Channel, change: Change) -> Channel | Refusal:
 
 def required_ceiling(channel: Channel, reading: ReceiveReading) -> int:
     """Return what is owed after this reading: the lowest ceiling that covers it (0 without a price)."""
-    priced = metered(channel.meter, channel.charged, reading)
+    priced = _priced(channel, reading)
     return 0 if isinstance(priced, Refusal) else channel.owed + priced[1]
+
+
+def _priced(channel: Channel, reading: ReceiveReading) -> tuple[Meter, int] | Refusal:
+    """Return the meter after a reading and what it adds.
+
+    The first reading of a channel that was claimed before it was taken up here is charged at most what its ceiling
+    proves. The books that knew its registers are lost: a device that sends the `open` of then names a register whose
+    price is claimed already, and rightly signs for its own arithmetic only (docs/protocol.md 3.10). So if the ceiling
+    does not cover the price, the least is charged that does not leave it too far ahead.
+    """
+    priced = metered(channel.meter, channel.charged, reading)
+    if isinstance(priced, Refusal):
+        return priced
+    meter, added = priced
+    if channel.charged == 0 or channel.meter.seq > 0 or reading.ceiling >= channel.owed + added:
+        return priced
+    assert reading.terms is not None  # metered() refused otherwise
+    return replace(meter, remainder=0), max(0, reading.ceiling - reading.terms.max_ahead - channel.owed)
 
 
 def _reading(channel: Channel, reading: ReceiveReading) -> Channel | Refusal:
     refusal = sequence_refusal(channel.meter, channel.device, reading)
     if refusal is not None:
         return refusal
-    priced = metered(channel.meter, channel.charged, reading)
+    priced = _priced(channel, reading)
     if isinstance(priced, Refusal):
         return priced
     meter, added = priced
@@ -295,8 +314,9 @@ _MONEY: Mapping[type, Handler] = {
 
 # The chain does what it does in any phase, so its events are in every row; what differs is written out.
 _ROWS: Mapping[Phase, Mapping[type, Handler]] = {
-    # Nothing closes while the deposit is on its way: it would arrive in a closed channel.
-    Phase.OPENING: {ReceiveReading: _unopened, ReceiveClose: _unopened, **_CHAIN},
+    # Nothing closes while the deposit is on its way: it would arrive in a closed channel. One that was open before may
+    # owe something, which is offset or claimed as in any other.
+    Phase.OPENING: {ReceiveReading: _unopened, ReceiveClose: _unopened, **_MONEY, **_CHAIN},
     Phase.OPEN: {ReceiveReading: _reading, ReceiveClose: _asked_to_close, ActionClose: _close, **_MONEY, **_CHAIN},
     Phase.WITHDRAWING: {
         ReceiveReading: _reading,

@@ -128,6 +128,7 @@ class Account(msgspec.Struct, frozen=True, gc=False, array_like=True):
     fee_remainder: int = 0  # 10⁻⁴ base units carried
     offset: int = 0  # settled by netting against what the party owed
     first_register: int = 0  # where metering began
+    past: bool = False  # an earlier journal may have paid for some of its registers: its first reading tells which
 
     @property
     def net(self) -> int:

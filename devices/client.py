@@ -8,6 +8,7 @@ the connection are repaired by reconnecting and show only in `connected` and the
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -64,14 +65,18 @@ class DeviceLink:
         await asyncio.to_thread(self._network.join)
         self.link_ended()
 
-    async def receive(self, limit: int, window_s: float) -> list[Frame]:
-        """Return up to `limit` frames: waits for one, then up to `window_s` seconds for more.
+    async def receive(
+        self, limit: int, window_s: float, *, enough: int | None = None, silence_s: float | None = None
+    ) -> list[Frame]:
+        """Return up to `limit` frames: waits for one, then up to `window_s` seconds until there are `enough`.
+
+        It waits no longer when none has come for `silence_s`. By default `limit` are enough, and silence is borne.
 
         An empty list means that the link was stopped. Raises LinkUnavailable if its thread ended by itself.
         """
         await self._wait_for_frames(1, None)
-        if window_s > 0 and len(self._queue) < limit:
-            await self._wait_for_frames(limit, window_s)
+        if window_s > 0:
+            await self._gather(min(limit, enough or limit), window_s, silence_s or window_s)
         queue = self._queue
         frames = [queue.popleft() for _ in range(min(limit, len(queue)))]
         if frames:
@@ -82,6 +87,17 @@ class DeviceLink:
         elif self._ended and not self._stopping:
             raise LinkUnavailable("the MQTT client ended unexpectedly; its error is on stderr")
         return frames
+
+    async def _gather(self, enough: int, window_s: float, silence_s: float) -> None:
+        deadline = time.monotonic() + window_s
+        while len(self._queue) < enough and not self._ended:
+            left, count = deadline - time.monotonic(), len(self._queue)
+            if left <= 0:
+                return
+            # With less silence than window every arrival is looked at, else only the last one that is wanted.
+            await self._wait_for_frames(count + 1 if silence_s < left else enough, min(left, silence_s))
+            if len(self._queue) == count:
+                return
 
     async def _wait_for_frames(self, count: int, timeout_s: float | None) -> None:
         if len(self._queue) >= count or self._ended:

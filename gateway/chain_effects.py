@@ -48,6 +48,10 @@ def apply_founded(ledger: "Ledger", record: r.Founded, number: int) -> None:
     # Lanes with a past: what was claimed and settled before is nobody's we know, so that the books balance.
     before = sum(settled for _, settled in record.lane_totals)
     ledger.set_totals(received=record.held - before, settled=before, block=record.block)
+    if record.past:
+        # Cycles begin once in some seconds at most: no number of theirs was used by the earlier journal, so that no
+        # two statements of one cycle are ever signed.
+        ledger.set_totals(cycles=record.timestamp)
     if record.hash:
         ledger.marks[block_key(record.block)] = Mark(record.hash, record.timestamp)
     for lane, (claimed, _) in zip(record.lanes, record.lane_totals, strict=True):
@@ -220,10 +224,9 @@ def differences(ledger: "Ledger", record: r.ChainReverted) -> list[str]:
 def _lane_differences(
     ledger: "Ledger", record: r.ChainReverted, expected: Mapping[ChannelId, ContractReceiveReverted | None]
 ) -> list[str]:
-    sums = _sums_after(ledger, record.number)
     if not record.lanes:
-        return ["the lanes were not read"] if expected or sums is not None else []
-    settled = ledger.totals.settled if sums is None else sums.settled
+        return ["the lanes were not read"] if expected or _sums_after(ledger, record.number) is not None else []
+    settled = settled_after(ledger, record.number)
     read = sum(row.total_settled for row in record.lanes)
     found = [] if read == settled else [f"{read} was settled to the lanes, kept was {settled}"]
     return found + [
@@ -239,6 +242,12 @@ def _party_differences(ledger: "Ledger", record: r.ChainReverted) -> list[str]:
         for payee, paid in record.paid
         if not 0 <= paid <= ledger.party(payee).signed
     ]
+
+
+def settled_after(ledger: "Ledger", block: int) -> int:
+    """Return what was settled to the lanes up to and in a block, as far back as the ledger remembers."""
+    sums = _sums_after(ledger, block)
+    return ledger.totals.settled if sums is None else sums.settled
 
 
 def _sums_after(ledger: "Ledger", block: int) -> SumsBefore | None:
@@ -301,9 +310,7 @@ def _changes(ledger: "Ledger", record: r.ChainReverted) -> Iterator[tuple[Channe
 
 
 def _note_reorganisation(ledger: "Ledger", record: r.ChainReverted, sums: SumsBefore | None, mined: int) -> None:
-    unpaid = any(paid != ledger.party(payee).paid for payee, paid in record.paid)
-    if not (record.channels or mined or unpaid) and sums is None:
-        return  # only the cursor moves
+    # Also when only the cursor moves: statements tell by this count why one is of a lower block than the last.
     count = ledger.totals.reorgs + 1
     ledger.set_totals(reorgs=count)
     ledger.reorgs[block_key(count)] = Reorganisation(

@@ -18,6 +18,8 @@ from channels.state import (
 from channels.types import Address, ChannelId
 from gateway.ledger import Ledger
 from gateway.records import CashReceived, ChainChanged, ForeignClaimed, LaneSettled, Record, WithdrawalForeseen
+from gateway.reorgs import within_reach
+from settlement.errors import ChainRefused
 from settlement.events import (
     ChainEvent,
     Claimed,
@@ -28,6 +30,7 @@ from settlement.events import (
     WithdrawFinalized,
     WithdrawInitiated,
 )
+from settlement.port import Block, ExecutionLayer
 
 
 class LogReader:
@@ -45,7 +48,7 @@ class LogReader:
     def records(
         self, events: Sequence[ChainEvent], incoming: Iterable[Transfer], lane_totals: Mapping[Address, int]
     ) -> list[Record]:
-        """Return what these logs of consecutive blocks change; `lane_totals` as `needs_lane_totals` asked for."""
+        """Return what these logs of consecutive blocks change; `lane_totals` as of the last one, if they are known."""
         records: list[Record] = []
         for event in events:
             records += self._take(event)
@@ -157,6 +160,35 @@ class LogReader:
                 settled[key] -= 1
                 continue
             yield CashReceived(transfer.position, transfer.receiver, transfer.sender, transfer.amount)
+
+
+class LaneTotals:
+    """What was claimed for the lanes in all, which tells what strangers' channels have brought them.
+
+    These are cumulative, so they can wait: while a long outage is caught up with, the node has no states of the blocks
+    that are read. `due` says that they are to be read at the next block that the node can tell of; so it is after
+    a restart, too.
+    """
+
+    def __init__(self, layer: ExecutionLayer, token: Address, reader: LogReader) -> None:
+        self._layer = layer
+        self._token = token
+        self._reader = reader
+        self.due = True
+
+    async def after(self, events: Iterable[ChainEvent], block: int, head: Block) -> dict[Address, int]:
+        """Return the totals at a block that ends with these events; empty when they are not due, or have to wait."""
+        self.due |= self._reader.needs_lane_totals(events)
+        if not self.due or not within_reach(block, head):
+            return {}
+        lanes = sorted(self._reader.lanes)
+        try:
+            views = await self._layer.receivers([(lane, self._token) for lane in lanes], block)
+        except ChainRefused:
+            if block == head.number:
+                raise
+            return {}  # it holds the states of fewer blocks than most, or has just been started itself
+        return {lane: view.total_claimed for lane, view in zip(lanes, views, strict=True)}
 
 
 def _change(event: ChainEvent) -> ChainChange | None:

@@ -3,7 +3,7 @@
 A `close` is journaled with the batch it came in and takes effect at once: readings are refused from then on. The
 settler carries it out. In one transaction per lane the rest of what is owed is claimed and the rest of the money
 goes back to the payer; what was signed is journaled before. The channel is closed, and the device answered, when
-the chain shows, final, that nothing claimable is left and that every refund ever signed is used up.
+the chain shows, final, that nothing claimable is left and that no refund ever signed is valid.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from gateway.entries import Closing
 from gateway.keys import KeyRing
 from gateway.receipts import channel_receipt, closed_receipt
 from gateway.records import ChannelClosed, ChannelClosing, Charged, ClaimsSigned, Earned, Record, RefundSigned
+from gateway.refund_nonces import RefundNonces
 from gateway.watcher import Watcher
 from settlement import calls
 from settlement.calls import VoucherClaim
@@ -58,8 +59,8 @@ class Closings:
     ) -> None:
         self._books = books
         self._registry = registry
-        self._layer = layer
         self._watcher = watcher
+        self._nonces = RefundNonces(books, layer, watcher)
         self._keys = keys
         self._network = network
         self._answer = answer
@@ -183,7 +184,7 @@ class Closings:
         Channels that failed before go alone, and then claim first: nobody's refund holds up a claim.
         """
         ledger = self._books.ledger
-        nonces = await self._nonces()
+        nonces = await self._nonces.ask()
         found = (self._step(identifier, nonce) for identifier, nonce in nonces.items())
         steps = [step for step in found if step is not None and not self._rests(step)]
         suspects = [step for step in steps if step.id in ledger.aside]
@@ -197,36 +198,21 @@ class Closings:
 
     async def finish(self) -> None:
         """Close what the chain shows as done and answer its devices; ask for another cycle if there is more to do."""
-        nonces = await self._nonces()
-        done, fresh = [], False
+        nonces = await self._nonces.ask()
+        done, fresh = {}, False
         for identifier, nonce in nonces.items():
             if identifier in self._books.ledger.closings:
                 step = self._step(identifier, nonce)
                 if step is None:
-                    done.append(identifier)
+                    done[identifier] = nonce
                 elif step != self._attempted.get(identifier):
                     fresh = True
-        self._due = fresh
+        # Those whose nonce is not certain are asked for again, but not at once.
+        self._due = fresh or bool(self._books.ledger.closings.keys() - nonces.keys())
         if done:
             await self._end(done)
         if fresh:
             self.on_close()
-
-    async def _nonces(self) -> dict[ChannelId, int]:
-        """Return the refund nonces of all closing channels at the last final block, as of which the books are.
-
-        A refund that is mined and not final yet is waited for: to sign another one beside it would be a guess.
-        """
-        ids = list(self._books.ledger.closings)
-        if not ids:
-            return {}
-        head = await self._layer.head()
-        latest = await self._layer.refund_nonces(ids, head.number)
-        _, final = await self._watcher.at_final(lambda block: self._layer.refund_nonces(ids, block))
-        if latest != final:
-            await self._watcher.passed(head.number)
-            _, final = await self._watcher.at_final(lambda block: self._layer.refund_nonces(ids, block))
-        return dict(zip(ids, final, strict=True))
 
     def _step(self, identifier: ChannelId, nonce: int) -> FinalStep | None:
         ledger = self._books.ledger
@@ -241,7 +227,7 @@ class Closings:
             balance=channel.balance,
             withdrawing=_withdrawing(channel),
             nonce=nonce,
-            signed=_last_refund(closing),
+            signed=self._signed_refunds(identifier),
             refunds=closing.refunds,
         )
         return next_step(position, claim_first=identifier in ledger.aside)
@@ -257,19 +243,21 @@ class Closings:
     def _signed(self, step: FinalStep) -> bool:
         ledger = self._books.ledger
         claimed = step.total_claimed is None or step.total_claimed <= ledger.channels[step.id].committed
-        return claimed and (step.refund is None or step.refund == _last_refund(ledger.closings[step.id]))
+        return claimed and (step.refund is None or step.refund in self._signed_refunds(step.id))
+
+    def _signed_refunds(self, identifier: ChannelId) -> tuple[Refund, ...]:
+        known = self._books.ledger.refunds.get(identifier)
+        return () if known is None else tuple(Refund(each.nonce, each.amount) for each in known.signed)
 
     async def _sign(self, steps: Sequence[FinalStep]) -> None:
-        """Journal the claims and refunds that are about to be signed for the first time."""
-        closings = self._books.ledger.closings
-        claims = tuple((step.id, step.total_claimed) for step in steps if step.total_claimed is not None)
+        """Journal the refunds that are about to be signed for the first time; claims are, with their transaction."""
         refunds = [
             RefundSigned(step.id, step.refund.nonce, step.refund.amount)
             for step in steps
-            if step.refund is not None and step.refund != _last_refund(closings[step.id])
+            if step.refund is not None and step.refund not in self._signed_refunds(step.id)
         ]
-        if claims or refunds:
-            await self._books.write([*([ClaimsSigned(claims)] if claims else []), *refunds])
+        if refunds:
+            await self._books.write(refunds)
 
     def _call(self, rows: Sequence[FinalStep]) -> Call:
         channels = self._books.ledger.channels
@@ -277,16 +265,19 @@ class Closings:
         parts = [calls.claim(claims)] if claims else []
         parts += [self._refund(channels[row.id], row.refund) for row in rows if row.refund is not None]
         data = parts[0] if len(parts) == 1 else calls.multicall(parts)
-        return Call(self._keys.lanes[rows[0].lane].address, SETTLEMENT_ADDRESS, data)
+        signed = tuple((row.id, row.total_claimed) for row in rows if row.total_claimed is not None)
+        attached = (ClaimsSigned(signed),) if signed else ()
+        return Call(self._keys.lanes[rows[0].lane].address, SETTLEMENT_ADDRESS, data, attached=attached)
 
     def _refund(self, channel: Channel, refund: Refund) -> bytes:
         digest = refund_digest(channel.id, refund.nonce, refund.amount, self._network)
         signature = sign(digest, self._keys.authorizer.private)
         return calls.refund_with_signature(channel.config, refund.amount, refund.nonce, signature)
 
-    async def _end(self, ids: Sequence[ChannelId]) -> None:
+    async def _end(self, ids: Mapping[ChannelId, int]) -> None:
+        """Close channels, given with their refund nonces."""
         number = self._books.next_number
-        closed = [ChannelClosed(identifier, self._watcher.block) for identifier in ids]
+        closed = [ChannelClosed(identifier, self._watcher.block, nonce) for identifier, nonce in ids.items()]
         written = self._books.write([*self._watcher.seen(), *closed])
         # Built in the same step: the receipts tell the state as of this commit, not of later ones.
         answers = [answer for identifier in ids for answer in self._answers(identifier, number)]
@@ -331,10 +322,6 @@ def parse_close(body: Any) -> ChannelId | None:
 
 def _asked(closing: Closing) -> Asked:
     return closing.seq, closing.answers, Encoding.CBOR if closing.cbor else Encoding.JSON
-
-
-def _last_refund(closing: Closing) -> Refund | None:
-    return Refund(closing.refund_nonce, closing.refund_amount) if closing.refund_amount else None
 
 
 def _withdrawing(channel: Channel) -> int:

@@ -53,7 +53,7 @@ class ChainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     chain_id: Annotated[int, Meta(ge=1, le=2**53 - 1)]
     asset: Hex20
     payouts: Hex20
-    confirmations: Annotated[int, Meta(ge=0, le=1000)] = 0
+    confirmations: Annotated[int, Meta(ge=0, le=120)] = 0  # full nodes hold the states of 128 blocks
     poll_ms: Annotated[int, Meta(ge=20, le=60_000)] = 250
     # The most that a transaction ever offers per gas; 0: whatever the chain suggests. The default is above what busy
     # chains ask for on bad days, and far below what a node that lies could make us burn.
@@ -105,10 +105,10 @@ class SettlementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Batching: a commit holds up to `batch_max` messages or what arrives within `window_ms`."""
+    """Batching: a commit holds up to `batch_max` messages and waits up to `window_ms` for them, if that pays."""
 
     batch_max: Annotated[int, Meta(ge=1, le=4096)] = 512
-    window_ms: Annotated[int, Meta(ge=0, le=100)] = 5
+    window_ms: Annotated[int, Meta(ge=0, le=100)] = 100
 
 
 class BackupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -38,24 +38,30 @@ SETTLE_WAIT_S = 600.0
 CLOSE_WAIT_S = 600.0
 
 
-def application(gateway: Gateway) -> Starlette:
-    """Return the control application of a running gateway."""
+class Control:
+    """What each route does."""
 
-    async def get_status(request: Request) -> Response:
-        return JSONResponse(status(gateway))
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
-    async def get_outlook(request: Request) -> Response:
+    async def get_status(self, request: Request) -> Response:
+        """How the gateway is."""
+        return JSONResponse(status(self._gateway))
+
+    async def get_outlook(self, request: Request) -> Response:
+        """What a settlement now would do, and why."""
         try:
-            outlook = await gateway.supervised(gateway.settler.outlook(), ChainUnavailable, ChainRefused)
+            outlook = await self._gateway.supervised(self._gateway.settler.outlook(), ChainUnavailable, ChainRefused)
         except (ChainUnavailable, ChainRefused) as error:
             return JSONResponse({"error": str(error)}, 503)
         return JSONResponse(outlook_view(outlook))
 
-    async def post_settle(request: Request) -> Response:
+    async def post_settle(self, request: Request) -> Response:
+        """Settle now, and wait for the end."""
         whatever = request.query_params.get("whatever_it_costs") == "yes"
         try:
-            cycle = gateway.settler.settle(whatever_it_costs=whatever)
-            work = gateway.supervised(cycle, ChainUnavailable, ChainRefused)
+            cycle = self._gateway.settler.settle(whatever_it_costs=whatever)
+            work = self._gateway.supervised(cycle, ChainUnavailable, ChainRefused)
             ended = await asyncio.wait_for(work, SETTLE_WAIT_S)
         except (ChainUnavailable, ChainRefused) as error:
             return JSONResponse({"error": f"this settlement stopped, the next one takes it up: {error}"}, 503)
@@ -76,91 +82,103 @@ def application(gateway: Gateway) -> Starlette:
             }
         )
 
-    async def get_devices(request: Request) -> Response:
-        return JSONResponse({"devices": device_list(gateway.ledger)})
+    async def get_devices(self, request: Request) -> Response:
+        """Every device."""
+        return JSONResponse({"devices": device_list(self._gateway.ledger)})
 
-    async def get_device(request: Request) -> Response:
+    async def get_device(self, request: Request) -> Response:
+        """One device with its last readings."""
         name = request.path_params["device"]
-        view = device_view(gateway.ledger, name)
+        view = device_view(self._gateway.ledger, name)
         if view is None:
             return JSONResponse({"error": f"no device {name!r} is known"}, 404)
-        view["readings"] = await last_readings(gateway.books.journal.path, gateway.ledger, name)
+        view["readings"] = await last_readings(self._gateway.books.journal.path, self._gateway.ledger, name)
         return JSONResponse(view)
 
-    async def post_device(request: Request) -> Response:
+    async def post_device(self, request: Request) -> Response:
+        """Enrol a device."""
         body = await request.body()
         if len(body) > BODY_MAX:
             return JSONResponse({"error": f"a request has at most {BODY_MAX} bytes"}, 413)
         try:
             record = parse_device(json.loads(body))
-            await gateway.supervised(add_device(gateway.books, gateway.registry, record), BadRequest)
+            await self._gateway.supervised(add_device(self._gateway.books, self._gateway.registry, record), BadRequest)
         except (ValueError, RecursionError) as error:  # BadRequest, no JSON, or JSON nested without end
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse({"device": record.device}, 201)
 
-    async def post_close(request: Request) -> Response:
+    async def post_close(self, request: Request) -> Response:
+        """Close a device's channels, and wait for the end."""
         body = await request.body()
         if len(body) > BODY_MAX:
             return JSONResponse({"error": f"a request has at most {BODY_MAX} bytes"}, 413)
         try:
             channel = parse_close(json.loads(body))
-            closing = gateway.closings.close(request.path_params["device"], channel)
-            ids = await gateway.supervised(closing, BadRequest)
+            closing = self._gateway.closings.close(request.path_params["device"], channel)
+            ids = await self._gateway.supervised(closing, BadRequest)
         except (ValueError, RecursionError) as error:  # BadRequest, no JSON, or JSON nested without end
             return JSONResponse({"error": str(error)}, 400)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(gateway.closings.ended(ids), CLOSE_WAIT_S)
-        return JSONResponse(closing_view(gateway.ledger, ids))
+            await asyncio.wait_for(self._gateway.closings.ended(ids), CLOSE_WAIT_S)
+        return JSONResponse(closing_view(self._gateway.ledger, ids))
 
-    async def get_books(request: Request) -> Response:
+    async def get_books(self, request: Request) -> Response:
+        """Prove the books against the chain."""
         try:
-            proof = audit(gateway.books, gateway.layer, gateway.watcher)
-            faults, warnings = await gateway.supervised(proof, ChainUnavailable, ChainRefused, Unsteady)
+            proof = audit(self._gateway.books, self._gateway.layer, self._gateway.watcher)
+            faults, warnings = await self._gateway.supervised(proof, ChainUnavailable, ChainRefused, Unsteady)
         except (ChainUnavailable, ChainRefused, Unsteady) as error:
             return JSONResponse({"error": str(error)}, 503)
         return JSONResponse({"faults": faults, "warnings": warnings})
 
-    async def get_ledger(request: Request) -> Response:
+    async def get_ledger(self, request: Request) -> Response:
+        """The evidence for the accounts, for a proof elsewhere."""
         try:
-            found = await gateway.supervised(_evidence(gateway), ChainUnavailable, ChainRefused, Unsteady)
+            found = await self._gateway.supervised(_evidence(self._gateway), ChainUnavailable, ChainRefused, Unsteady)
         except (ChainUnavailable, ChainRefused, Unsteady) as error:
             return JSONResponse({"error": str(error)}, 503)
         body = await asyncio.to_thread(lambda: json.dumps(evidence_to_json(evidence(found))))
         return Response(body, media_type="application/json")
 
-    async def get_statements(request: Request) -> Response:
+    async def get_statements(self, request: Request) -> Response:
+        """Statements of a party."""
         party, query = request.path_params["party"], request.query_params
         numbers = {name: query[name] for name in ("cycle", "after") if name in query}
         if not re.fullmatch(r"0x[0-9a-fA-F]{40}", party) or not all(map(_is_number, numbers.values())):
             return JSONResponse({"error": "expected an address, and a number for cycle or after"}, 400)
         asked = {name: int(number) for name, number in numbers.items()}
         try:
-            found = await gateway.statements.read(bytes.fromhex(party[2:]), **asked)
+            found = await self._gateway.statements.read(bytes.fromhex(party[2:]), **asked)
         except JournalFault as error:
             return JSONResponse({"error": str(error)}, 500)
         return JSONResponse({"statements": found})
 
-    async def post_backup(request: Request) -> Response:
+    async def post_backup(self, request: Request) -> Response:
+        """Make a backup."""
         try:
             target, config_file = parse_backup(await request.body())
-            made = await gateway.backups.make(target, config_file=config_file)
+            made = await self._gateway.backups.make(target, config_file=config_file)
         except (ValueError, RecursionError, SetupError) as error:
             return JSONResponse({"error": str(error).removesuffix(".")}, 400)
         return JSONResponse(made.view(), 201)
 
+
+def application(gateway: Gateway) -> Starlette:
+    """Return the control application of a running gateway."""
+    control = Control(gateway)
     return Starlette(
         routes=[
-            Route("/v1/status", get_status),
-            Route("/v1/settle", get_outlook),
-            Route("/v1/settle", post_settle, methods=["POST"]),
-            Route("/v1/devices", get_devices),
-            Route("/v1/devices", post_device, methods=["POST"]),
-            Route("/v1/devices/{device}", get_device),
-            Route("/v1/devices/{device}/close", post_close, methods=["POST"]),
-            Route("/v1/backup", post_backup, methods=["POST"]),
-            Route("/v1/books", get_books),
-            Route("/v1/ledger", get_ledger),
-            Route("/v1/statements/{party}", get_statements),
+            Route("/v1/status", control.get_status),
+            Route("/v1/settle", control.get_outlook),
+            Route("/v1/settle", control.post_settle, methods=["POST"]),
+            Route("/v1/devices", control.get_devices),
+            Route("/v1/devices", control.post_device, methods=["POST"]),
+            Route("/v1/devices/{device}", control.get_device),
+            Route("/v1/devices/{device}/close", control.post_close, methods=["POST"]),
+            Route("/v1/backup", control.post_backup, methods=["POST"]),
+            Route("/v1/books", control.get_books),
+            Route("/v1/ledger", control.get_ledger),
+            Route("/v1/statements/{party}", control.get_statements),
         ]
     )
 

@@ -4,6 +4,7 @@ Each step journals what it is about to sign before it signs, and every amount is
 cuts short is taken up by the next one, to which what was claimed or paid already is a no-op.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import time
@@ -15,6 +16,7 @@ from gateway.books import Books
 from gateway.closings import Closings
 from gateway.keys import KeyRing
 from gateway.records import (
+    ClaimsSigned,
     CycleEnded,
     CycleStarted,
     PayeesMet,
@@ -77,14 +79,19 @@ class Cycle:
         self._payouts = payouts
         self._rows_max = rows_max
         self._vouch = vouch
+        # Held while it nets, and by whoever signs claims beside it: what is claimed is never offset.
+        self.netting = asyncio.Lock()
         self.on_trouble: Callable[[str], None] = lambda text: None
 
-    async def run(self, plan: Plan) -> CycleEnded:
-        """Carry out a plan and return what it moved. A fault of one transaction is raised when all have ended."""
-        ledger = self._books.ledger
-        number = ledger.totals.cycles + 1
-        before = self._moved()
+    async def begin(self, plan: Plan) -> int:
+        """Journal a plan, with all its offsets; returns the cycle's number. `netting` is held since it was made."""
+        number = self._books.ledger.totals.cycles + 1
         await self._books.write([_started(number, plan, self._watcher.chain_time)])
+        return number
+
+    async def run(self, number: int, plan: Plan) -> CycleEnded:
+        """Carry out a plan and return what it moved. A fault of one transaction is raised when all have ended."""
+        before = self._moved()
         done = await send(self._outbox, self._claim_works(plan.claims))
         done.add(await self._close())
         await self._pass(done)
@@ -131,9 +138,10 @@ class Cycle:
         suspects = [row for row in rows if row.id in aside]
         batches = claim_batches([row for row in rows if row.id not in aside], self._rows_max)
         for batch in (*batches, *claim_batches(suspects, 1)):
-            yield Work("claim", batch.rows, self._claim_call, lambda row: row.id)
+            yield Work("claim", batch.rows, self.claim_call, lambda row: row.id)
 
-    def _claim_call(self, rows: Sequence[ClaimTarget]) -> Call:
+    def claim_call(self, rows: Sequence[ClaimTarget]) -> Call:
+        """Return the transaction that claims these rows of one lane, each with the voucher held."""
         channels = [self._books.ledger.channels[row.id] for row in rows]
         # Only accepted readings bring a ceiling, and each was verified before it was accepted.
         self._vouch(
@@ -150,7 +158,9 @@ class Cycle:
             VoucherClaim(channel.config, channel.ceiling, channel.ceiling_signature, row.total_claimed)
             for channel, row in zip(channels, rows, strict=True)
         ]
-        return Call(self._keys.lanes[rows[0].lane].address, SETTLEMENT_ADDRESS, calls.claim(claims))
+        signed = ClaimsSigned(tuple((row.id, row.total_claimed) for row in rows))
+        lane = self._keys.lanes[rows[0].lane].address
+        return Call(lane, SETTLEMENT_ADDRESS, calls.claim(claims), attached=(signed,))
 
     async def _close(self) -> Done:
         """Claim and refund what closes, in one transaction of its lane."""

@@ -9,7 +9,7 @@ from channels.earning import offset_account
 from channels.machine import Contradiction
 from channels.state import ActionClose, ActionClosed, ActionOffset, ActionSignClaim, ReceiveClose
 from gateway import records as r
-from gateway.entries import Aside, Closing, Party
+from gateway.entries import Aside, Closing, Party, Refunds, SignedRefund
 
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
@@ -19,14 +19,11 @@ ENDED_KEPT = 100
 
 
 def apply_cycle_started(ledger: "Ledger", record: r.CycleStarted, number: int) -> None:
-    """A cycle nets, and is about to sign claims."""
+    """A cycle nets, and plans claims: each is signed for with its transaction."""
     for identifier, offset in record.channel_offsets:
         ledger.change(identifier, ActionOffset(offset))
     for identifier, offset in record.account_offsets:
         ledger.put_account(offset_account(ledger.accounts[identifier], offset))
-    for identifier, total in record.claims:
-        ledger.change(identifier, ActionSignClaim(total))
-        ledger.since[identifier] = record.chain_time
     ledger.cycles[record.number.to_bytes(8, "big")] = record
     ledger.set_totals(cycles=record.number)
 
@@ -98,7 +95,7 @@ def apply_channel_closing(ledger: "Ledger", record: r.ChannelClosing, number: in
 
 
 def apply_claims_signed(ledger: "Ledger", record: r.ClaimsSigned, number: int) -> None:
-    """Final claims are about to be signed."""
+    """Claims are signed for, by a transaction of the same commit."""
     for identifier, total in record.rows:
         ledger.change(identifier, ActionSignClaim(total))
         ledger.since[identifier] = ledger.totals.block_time
@@ -113,12 +110,18 @@ def apply_refund_signed(ledger: "Ledger", record: r.RefundSigned, number: int) -
     ledger.closings[record.id] = replace(
         closing, refund_nonce=record.nonce, refund_amount=record.amount, refunds=closing.refunds + 1
     )
+    known = ledger.refunds.get(record.id) or Refunds()
+    signed = SignedRefund(record.nonce, record.amount, channel.refunded)
+    ledger.refunds[record.id] = replace(known, signed=(*known.signed, signed))
 
 
 def apply_channel_closed(ledger: "Ledger", record: r.ChannelClosed, number: int) -> None:
     """A closing is done."""
     ledger.change(record.id, ActionClosed())
     ledger.closed[record.id] = replace(ledger.closings.pop(record.id), block=record.block)
+    known = ledger.refunds.get(record.id) or Refunds()
+    if record.refund_nonce > known.nonce:
+        ledger.refunds[record.id] = replace(known, nonce=record.refund_nonce)
     ledger.aside.pop(record.id, None)
 
 

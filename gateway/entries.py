@@ -121,6 +121,21 @@ class Closing(msgspec.Struct, frozen=True, array_like=True):
     block: int = 0  # where it was seen as done
 
 
+class SignedRefund(msgspec.Struct, frozen=True, array_like=True):
+    """A refund that was signed; `refunded` is what the channel had given back by then."""
+
+    nonce: int
+    amount: int
+    refunded: int
+
+
+class Refunds(msgspec.Struct, frozen=True, array_like=True):
+    """A channel's refunds: the next nonce when its last closing ended, and all that may still be valid one day."""
+
+    nonce: int = 0
+    signed: tuple[SignedRefund, ...] = ()
+
+
 class StoredHistory(msgspec.Struct, frozen=True, array_like=True):
     """A history as it is stored."""
 

@@ -26,7 +26,9 @@ from gateway.entries import (
     Mark,
     Mined,
     Party,
+    Refunds,
     Reorganisation,
+    SignedRefund,
     StoredHistory,
     SumsBefore,
     Totals,
@@ -63,6 +65,7 @@ class Ledger:
         self.since: Table[int] = Table("since", int)  # chain seconds of a channel's last claim, or of its opening
         self.closings: Table[Closing] = Table("closing", Closing)  # under way, by channel id
         self.closed: Table[Closing] = Table("closed", Closing)  # ended, until the channel is opened again
+        self.refunds: Table[Refunds] = Table("refunds", Refunds)  # signed, by channel id
         self.ended: Table[r.CycleEnded] = Table("ended", r.CycleEnded)
         self._totals: Table[Totals] = Table("totals", Totals)
         self._founded: Table[r.Founded] = Table("founded", r.Founded)
@@ -94,6 +97,7 @@ class Ledger:
                 self.since,
                 self.closings,
                 self.closed,
+                self.refunds,
                 self.ended,
                 self._totals,
                 self._founded,
@@ -230,7 +234,8 @@ class Ledger:
         if isinstance(after, Refusal):
             raise Contradiction(f"channel 0x{action.id.hex()} cannot be taken: {after.wire_name}")
         self.put_channel(after)
-        self.closed.pop(action.id, None)
+        if self.closed.pop(action.id, None) is not None:
+            self._forget_used_refunds(action.id)
         if known is None:
             self.since[action.id] = record.at
             chain_effects.note_taken(self, action.id, action.position)
@@ -264,6 +269,10 @@ class Ledger:
         totals = self.totals
         if totals.block_hash and not self.marks:  # stored by a version that kept none
             self.marks[chain_effects.block_key(totals.block)] = Mark(totals.block_hash, totals.block_time)
+        for identifier, closing in (*self.closings.items(), *self.closed.items()):
+            if closing.refund_amount and identifier not in self.refunds:  # stored by a version that kept the last one
+                last = SignedRefund(closing.refund_nonce, closing.refund_amount, closing.refunded)
+                self.refunds[identifier] = Refunds(signed=(last,))
         for channel in self.channels.values():
             self.by_payer.setdefault(channel.config.payer, []).append(channel.id)
         for account in self.accounts.values():
@@ -307,6 +316,16 @@ class Ledger:
             if past < action.claimed:
                 raise Contradiction(f"channel 0x{action.id.hex()}: {action.claimed} claimed and no lane got it")
             self.foreign[lane] = past - action.claimed
+
+    def _forget_used_refunds(self, identifier: ChannelId) -> None:
+        """Drop refunds whose nonce is used up; until the channel was opened again a reorganisation could revive them.
+
+        One that was signed for a nonce still to come stays: a later closing comes to that nonce, and uses it up.
+        """
+        known = self.refunds.get(identifier)
+        if known is not None:
+            left = tuple(each for each in known.signed if each.nonce >= known.nonce)
+            self.refunds[identifier] = replace(known, signed=left)
 
     def _put_reading(self, identifier: bytes, channel: Channel, seq: int, number: int) -> None:
         self.channels[identifier] = channel

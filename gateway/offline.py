@@ -11,11 +11,12 @@ from channels.types import SETTLEMENT_ADDRESS
 from devices.registry import Registry
 from gateway.books import Books
 from gateway.config import Config
+from gateway.data_dir import lock_data_dir
 from gateway.enrolment import BadRequest, add_device, parse_device
 from gateway.errors import SetupError
 from gateway.journal import Journal
 from gateway.ledger import Ledger
-from gateway.service import fill_registry, lock_data_dir
+from gateway.service import fill_registry
 from gateway.terms import TermsBook
 from gateway.watcher import Watcher
 from settlement.port import ExecutionLayer

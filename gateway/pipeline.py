@@ -41,6 +41,7 @@ from devices.topics import STATE
 from gateway.books import Books
 from gateway.closings import Closings
 from gateway.errors import JournalFault
+from gateway.gathering import ENOUGH, Gathering
 from gateway.openings import Openings
 from gateway.receipts import account_receipt, bare_refusal, channel_receipt, stored_receipt
 from gateway.records import ChannelClosing, Charged, Earned, Record
@@ -119,7 +120,7 @@ class Pipeline:
         self._fee_basis_points = fee_basis_points
         self._readings_signed = readings_signed
         self._batch_max = batch_max
-        self._window_s = window_s
+        self._gathering = Gathering(window_s)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="verify")
         self._records_of = lru_cache(maxsize=8)(books.journal.records)  # a replayed batch is a few commits
         self._earlier_accepted: dict[tuple[bytes, int], Accepted] = {}
@@ -130,8 +131,12 @@ class Pipeline:
 
     async def run(self) -> None:
         """Process frames until the link stops."""
-        while frames := await self._link.receive(self._batch_max, self._window_s):
+        gathering = self._gathering
+        while frames := await self._link.receive(
+            self._batch_max, gathering.window_s, enough=ENOUGH, silence_s=gathering.silence_s
+        ):
             taken = monotonic()
+            gathering.note([frame.received for frame in frames], taken)
             answers = await self.process(frames)
             self._link.acknowledge(frames)
             await self._link.publish_receipts(answers)

@@ -6,14 +6,14 @@ from settlement.netting import AccountPosition, ChannelPosition, PartyPosition
 
 
 def party_positions(ledger: Ledger) -> list[PartyPosition]:
-    """Return every party, by address; channels that still wait for their first deposit are left out."""
+    """Return every party, by address; channels that wait for a deposit and owe nothing are left out."""
     return [
         PartyPosition(
             address=address,
             channels=tuple(
                 channel_position(ledger.channels[identifier])
                 for identifier in ledger.by_payer.get(address, ())
-                if ledger.channels[identifier].phase is not Phase.OPENING
+                if ledger.channels[identifier].phase is not Phase.OPENING or ledger.channels[identifier].owed
             ),
             accounts=tuple(
                 AccountPosition(identifier, ledger.accounts[identifier].net, ledger.accounts[identifier].offset)

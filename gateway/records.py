@@ -38,6 +38,7 @@ class Founded(_Record, frozen=True, gc=False, array_like=True, tag="founded"):
     hash: bytes = b""  # of that block
     timestamp: int = 0  # chain seconds
     balances: tuple[int, ...] = ()  # what `held` is the sum of: the treasury's, then each lane's
+    past: bool = False  # the treasury had sent transactions before: an earlier journal of these keys is lost
 
 
 class OfferIssued(_Record, frozen=True, gc=False, array_like=True, tag="offer"):
@@ -275,7 +276,7 @@ class ChannelClosing(_Record, frozen=True, gc=False, array_like=True, tag="closi
 
 
 class ClaimsSigned(_Record, frozen=True, gc=False, array_like=True, tag="claims"):
-    """Final claims of closing channels about to be signed: (id, totalClaimed)."""
+    """Claims, in the commit that holds the transaction signed for them: (id, totalClaimed)."""
 
     rows: tuple[tuple[ChannelId, int], ...]
 
@@ -289,10 +290,14 @@ class RefundSigned(_Record, frozen=True, gc=False, array_like=True, tag="refund"
 
 
 class ChannelClosed(_Record, frozen=True, gc=False, array_like=True, tag="closed"):
-    """Everything claimable is claimed and every signed refund is used up, as seen at this block."""
+    """Everything claimable is claimed and no signed refund is valid, as seen at this block.
+
+    `refund_nonce` is the channel's next one; 0 is also what earlier versions did not tell.
+    """
 
     id: ChannelId
     block: int
+    refund_nonce: int = 0
 
 
 class RowsSetAside(_Record, frozen=True, gc=False, array_like=True, tag="aside"):

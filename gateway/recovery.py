@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from gateway.books import Books
 from gateway.records import PayoutsPaid, Record, TransactionUnmined
 from gateway.reorgs import Trail
-from settlement.port import ExecutionLayer
+from settlement.port import Block, ExecutionLayer
 
 # AtFinal(ask): what `ask` answers of the last final block, and that block; see `Watcher.at_final`.
 AtFinal = Callable[[Callable[[int], Awaitable[list[int]]]], Awaitable[tuple[int, list[int]]]]
@@ -24,6 +24,18 @@ class Recovery:
     def cut(self, block: int) -> None:
         """Later blocks than this one are gone."""
         self._verified = {each for each in self._verified if each[1] <= block}
+
+    async def dropped(self, last: Block | None, head: Block, final: int) -> bool:
+        """Tell whether blocks are gone that may have held what is outstanding, though they were not final yet.
+
+        `last` is the head that was read before `head`, `final` the last final block.
+        """
+        if last is None or last.number <= final or head.parent_hash == last.hash:
+            return False
+        if not self._books.ledger.transactions:
+            return False
+        block = await self._layer.block(last.number)
+        return block is not None and block.hash != last.hash
 
     async def misplaced(self, upto: int) -> list[Record]:
         """Return what puts own transactions back that were found in blocks which are not on the chain after all.

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from channels.types import ChannelId
-from gateway.chain_effects import REORG_BLOCKS_MAX, block_key, block_of, touched
+from gateway.chain_effects import REORG_BLOCKS_MAX, block_key, block_of, settled_after, touched
 from gateway.entries import Mark
 from gateway.ledger import Ledger
 from gateway.records import ChainReverted, RevertedChannel, RevertedLane
@@ -16,6 +16,8 @@ from settlement.port import Block, ChannelView, ExecutionLayer
 
 T = TypeVar("T")
 
+# Full nodes, and our embedded layer, hold the states of the last 128 blocks; some come while we ask.
+STATES_HELD_BLOCKS = 120
 # A block that is replaced while it is read is read again; one that is replaced so often is no block to rely on.
 ATTEMPTS = 5
 
@@ -70,6 +72,20 @@ def known_blocks(ledger: Ledger) -> dict[int, bytes]:
     return {block_of(key): mark.hash for key, mark in ledger.marks.items()}
 
 
+def within_reach(block: int, head: Block) -> bool:
+    """Tell whether a full node can still be asked what held at a block."""
+    return head.number - block <= STATES_HELD_BLOCKS
+
+
+async def follows(layer: ExecutionLayer, trail: Trail, first: int, block: Block) -> bool:
+    """Tell whether the blocks from `first` to `block` come after what was read before `first`."""
+    known = trail.hash_of(first - 1)
+    if known is None or first == block.number:
+        return known in (None, block.parent_hash)
+    before = await layer.block(first - 1)
+    return before is not None and before.hash == known
+
+
 async def last_common(layer: ExecutionLayer, known: Mapping[int, bytes]) -> Block | None:
     """Return the highest of these blocks that is on the chain, or None when none of them is.
 
@@ -113,12 +129,24 @@ async def at_block(layer: ExecutionLayer, number: int, ask: Callable[[], Awaitab
 
 
 async def read_reverted(
-    layer: ExecutionLayer, ledger: Ledger, fork: Block, *, was: int, at: int, missed: bool = False
+    layer: ExecutionLayer,
+    ledger: Ledger,
+    fork: Block,
+    *,
+    was: int,
+    at: int,
+    missed: bool = False,
+    head: Block | None = None,
 ) -> ChainReverted | None:
     """Return the record that takes the ledger back to the block `fork`, None when that is not on the chain any more.
 
-    When this returns the ledger has not changed since what is in the record was chosen.
+    When this returns the ledger has not changed since what is in the record was chosen. Where the state at `fork` is
+    out of reach from `head`, the record says what the ledger itself kept of it, unread.
     """
+    if head is not None and not within_reach(fork.number, head):
+        record = _kept(ledger, fork, was, at, missed)
+        if record is not None:
+            return record
     while True:
         chosen = _affected(ledger, fork.number)
         block, record = await at_block(layer, fork.number, lambda: _read(layer, ledger, fork, chosen, was, at, missed))  # noqa: B023
@@ -164,6 +192,40 @@ async def _read(
             for lane, view in zip(founded.lanes, lanes, strict=True)
         ),
         paid=tuple((payee, total - ledger.party(payee).base) for payee, total in zip(payees, paid, strict=True)),
+        missed=missed,
+    )
+
+
+def _kept(ledger: Ledger, fork: Block, was: int, at: int, missed: bool) -> ChainReverted | None:
+    """Return the record as the ledger kept it, None when it did not: of a channel that was taken up in a later block.
+
+    What strangers brought the lanes, and what payees got, stays as it is: both are read anew when they can be.
+    """
+    before = touched(ledger, fork.number)
+    founded = ledger.founded
+    assert founded is not None, "a journal begins with its founding"
+    claimed = dict.fromkeys(founded.lanes, 0)
+    rows = []
+    for identifier, channel in ledger.channels.items():
+        then = before.get(identifier)
+        if identifier in before and then is None:
+            return None
+        claimed[channel.config.receiver] += channel.claimed if then is None else then.claimed
+        if then is not None:
+            rows.append(RevertedChannel(identifier, then.balance, then.claimed, then.withdrawing, then.withdraw_after))
+    first, *others = founded.lanes
+    settled = {first: settled_after(ledger, fork.number), **dict.fromkeys(others, 0)}  # only the sum is kept
+    lanes = [RevertedLane(lane, ledger.foreign.get(lane, 0) + claimed[lane], settled[lane]) for lane in founded.lanes]
+    paid = [(payee, party.paid) for payee, party in ledger.parties.items() if party.paid]
+    return ChainReverted(
+        number=fork.number,
+        hash=fork.hash,
+        timestamp=fork.timestamp,
+        was=was,
+        at=at,
+        channels=tuple(rows),
+        lanes=tuple(lanes),
+        paid=tuple(paid),
         missed=missed,
     )
 

@@ -25,6 +25,7 @@ from gateway.backup import prove_rows
 from gateway.bookkeeping import Bookkeeper
 from gateway.books import Books
 from gateway.config import Config, OfferConfig
+from gateway.data_dir import RESTORING
 from gateway.errors import JournalFault, SetupError
 from gateway.journal import Journal, read_commits
 from gateway.reconciliation import disagreements, evidence, evidence_of_states
@@ -38,7 +39,6 @@ from gateway.records import (
     Founded,
     Record,
 )
-from gateway.service import RESTORING
 from gateway.terms import TermsBook
 from gateway.watcher import Watcher
 from settlement.accounts import Unbalanced

@@ -89,9 +89,11 @@ class Outbox:
     async def send_all(self, calls: Sequence[Order]) -> list[Sent]:
         """Journal and send without waiting until anything is mined; `run` books it.
 
-        Raises ChainUnavailable when the chain cannot be asked; nothing was signed then.
+        Calls of a key that cannot be used yet are ChainRefused, with the reason, and hold up no other key. Raises
+        ChainUnavailable when the chain cannot be asked; nothing was signed then.
         """
-        return await self._sender.send_all(calls)
+        tried = await self._sender.try_all(calls)
+        return [ChainRefused(-32000, str(each)) if isinstance(each, ChainUnavailable) else each for each in tried]
 
     async def wait_all(self, entries: Sequence[Outstanding]) -> list[TxReceipt | ChainRefused]:
         """Wait until what was sent is mined and booked; ChainRefused for what the node does not take."""
@@ -106,12 +108,23 @@ class Outbox:
         waits behind such a one: if it was signed already it stays outstanding, and is booked once it is mined. A
         call that is outstanding already is waited for and not signed again.
 
-        While the chain cannot be reached this waits.
+        While the chain cannot be reached this waits, and while a key cannot be used; others are used meanwhile.
         """
-        sent = await self._reaching(lambda: self._sender.send_all(calls))
-        entries = [each for each in sent if isinstance(each, Outstanding)]
+        sent: dict[Call, Sent] = {}
+
+        async def attempt() -> None:
+            left = [order for order in calls if order[0] not in sent]
+            for (call, _), each in zip(left, tried := await self._sender.try_all(left), strict=True):
+                if not isinstance(each, ChainUnavailable):
+                    sent[call] = each
+            for each in tried:
+                if isinstance(each, ChainUnavailable):
+                    raise each
+
+        await self._reaching(attempt)
+        entries = [each for each in sent.values() if isinstance(each, Outstanding)]
         endings = dict(zip(entries, await self.wait_all(entries), strict=True))
-        return [endings[each] if isinstance(each, Outstanding) else each for each in sent]
+        return [endings[each] if isinstance(each, Outstanding) else each for each in (sent[call] for call, _ in calls)]
 
     async def _reaching(self, attempt: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -132,9 +145,10 @@ class Outbox:
             raise JournalFault(f"a journaled transaction is not one of ours: {error}") from error
 
     async def _persist(self, signed: Sequence[Outgoing]) -> None:
-        await self._books.write(
-            [TransactionSigned(each.tx_hash, each.sender, each.nonce, each.purpose, each.raw) for each in signed]
-        )
+        # What signing means, such as claims that are committed now, is in the very commit that says what was signed.
+        records: list[Record] = [record for each in signed for record in each.attached]
+        records += [TransactionSigned(each.tx_hash, each.sender, each.nonce, each.purpose, each.raw) for each in signed]
+        await self._books.write(records)
 
     async def _booked(self, ended: Sequence[tuple[Outgoing, TxReceipt | None]]) -> None:
         records: list[Record] = []

@@ -1,7 +1,6 @@
 """One running gateway: everything wired, started in order, stopped in order."""
 
 import asyncio
-import fcntl
 import logging
 import os
 from collections.abc import Awaitable, Coroutine
@@ -11,15 +10,16 @@ from typing import Any, TypeVar
 from channels.types import SETTLEMENT_ADDRESS, U256_MAX, Address, Network, TokenDomain
 from devices.client import DeviceLink
 from devices.enrolment import EnrolmentPolicy
-from devices.link import LinkSettings, MqttVersion
 from devices.offer_book import OfferRejected
 from devices.offers import OfferInvalid
 from devices.registry import Registry
 from gateway.backup import Backups
 from gateway.books import Books
+from gateway.broker_login import link_settings
 from gateway.closings import Closings
 from gateway.config import Config
 from gateway.cycle import Cycle, Vouch
+from gateway.data_dir import lock_data_dir
 from gateway.errors import SetupError
 from gateway.gas import GasKeeper
 from gateway.journal import Journal
@@ -29,10 +29,11 @@ from gateway.openings import Openings
 from gateway.pipeline import Pipeline
 from gateway.records import CycleEnded, Founded
 from gateway.reorgs import at_block
+from gateway.rescue import Rescue
 from gateway.sending import Outbox
 from gateway.settler import Settler, claim_policy
 from gateway.statements import Statements
-from gateway.terms import TermsBook, wanted_terms
+from gateway.terms import TermsBook, delays_of, wanted_terms
 from gateway.watcher import Watcher
 from settlement.bidding import Bidding
 from settlement.calls import approve
@@ -48,8 +49,6 @@ RENEW_EVERY_S = 3600.0
 # Half of what an allowance without bound starts with: renewed long before it can run out.
 ALLOWANCE_MIN = 2**127
 GWEI = 10**9
-# In a data directory while a restore replaces its files: a gateway on half of them would begin new books.
-RESTORING = "restoring"
 
 
 class Gateway:
@@ -67,7 +66,7 @@ class Gateway:
         self.terms = TermsBook(config.offer.withdraw_delay, config.withdraw_margin_s)
         self.backups = Backups(config)
         self.registry = Registry()
-        self.link = DeviceLink(_link_settings(config))
+        self.link = DeviceLink(link_settings(config))
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._token_domain: TokenDomain | None = None
@@ -94,7 +93,8 @@ class Gateway:
             raise SetupError(f"the chain at {self.config.chain.url} cannot be reached: {error}.") from error
         except (ChainMisbehaved, ChainRefused) as error:
             raise SetupError(f"the chain at {self.config.chain.url} does not fit: {error}.") from error
-        self._wire()
+        self._wire_devices()
+        self._wire_settlement()
         await self._renew_offer()
         await self.statements.issue()  # of a cycle that ended just before a crash
         await self.link.start()
@@ -120,7 +120,8 @@ class Gateway:
             poll_s=self.config.chain.poll_ms / 1000,
         )
         self.terms.clock = lambda: self.watcher.chain_time
-        self.terms.silence = lambda: self.watcher.silence_s
+        self.terms.silence = lambda: self.watcher.heads.unread_s
+        self.terms.delays = lambda: delays_of(self.ledger.channels.values())
         chain, gas = self.config.chain, self.config.gas
         bidding = Bidding(chain.fee_max_gwei * GWEI or None, chain.replace_after_s)
         self.outbox = Outbox(self.books, self.layer, self.keys, chain.confirmations, bidding=bidding)
@@ -173,6 +174,7 @@ class Gateway:
                 return held, await self.layer.receivers([(lane, self.token) for lane in lanes], block)
 
             seen, (held, views) = await at_block(self.layer, block, ask)
+            (sent,) = await self.layer.nonces([treasury])
             await self.books.write(
                 [
                     Founded(
@@ -188,6 +190,7 @@ class Gateway:
                         balances=tuple(held),
                         hash=seen.hash,
                         timestamp=seen.timestamp,
+                        past=sent > 0,
                     )
                 ]
             )
@@ -200,7 +203,7 @@ class Gateway:
                 f"{founded.chain_id} with other keys, token or lanes than configured. Use another data_dir."
             )
 
-    def _wire(self) -> None:
+    def _wire_devices(self) -> None:
         config = self.config
         self.openings = Openings(
             self.books,
@@ -239,6 +242,9 @@ class Gateway:
             batch_max=config.pipeline.batch_max,
             window_s=config.pipeline.window_ms / 1000,
         )
+
+    def _wire_settlement(self) -> None:
+        config = self.config
         self.statements = Statements(
             self.books, self.terms, self.keys.authorizer, self.network, kept=config.settlement.statements_kept
         )
@@ -255,13 +261,15 @@ class Gateway:
             rows_max=config.settlement.rows_max,
             vouch=self.vouch,
         )
-        cycle.on_trouble = log.warning
+        rescue = Rescue(self.outbox, cycle.claim_call, cycle.netting, config.settlement.rows_max)
+        cycle.on_trouble = rescue.on_trouble = log.warning
         self.settler = Settler(
             self.books,
             self.layer,
             self.watcher,
             cycle,
             self.closings,
+            rescue,
             self.keys,
             self.token,
             claim_policy(config),
@@ -281,6 +289,7 @@ class Gateway:
             group.create_task(self.watcher.run(log.warning))
             group.create_task(self.pipeline.run())
             group.create_task(self.settler.run())
+            group.create_task(self.settler.guard())
             group.create_task(self.outbox.run())
             group.create_task(self.gas.run())
             group.create_task(self._renew())
@@ -364,43 +373,3 @@ def fill_registry(registry: Registry, ledger: Ledger) -> None:
             registry.remember_deposit(identifier, nonce)
     for account in ledger.accounts.values():
         registry.bind_account(account.id, account.device, account.service)
-
-
-def lock_data_dir(data_dir: Path, *, restoring: bool = False) -> int:
-    """Keep a second gateway out of the same books, and any out of those that are being replaced."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise SetupError(f"cannot use the data directory {data_dir}: {error.strerror}.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise SetupError(f"another Metergate is running on {data_dir}.") from error
-    if (data_dir / RESTORING).exists() and not restoring:
-        os.close(descriptor)
-        raise SetupError(f"a restore into {data_dir} did not end: run `metergate restore` again.")
-    return descriptor
-
-
-def _link_settings(config: Config) -> LinkSettings:
-    mqtt = config.mqtt
-    password = None
-    if mqtt.password_file:
-        try:
-            password = Path(mqtt.password_file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise SetupError(f"cannot read mqtt.password_file {mqtt.password_file}: {error.strerror}.") from error
-    return LinkSettings(
-        gateway=config.gateway,
-        host=mqtt.host,
-        port=mqtt.port,
-        username=mqtt.username or None,
-        password=password,
-        tls=bool(mqtt.tls_ca or mqtt.tls_cert),
-        ca_file=Path(mqtt.tls_ca) if mqtt.tls_ca else None,
-        certificate_file=Path(mqtt.tls_cert) if mqtt.tls_cert else None,
-        key_file=Path(mqtt.tls_key) if mqtt.tls_key else None,
-        protocol=MqttVersion(mqtt.protocol),
-    )

@@ -8,7 +8,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from time import monotonic
+from time import monotonic, time
 
 from channels.state import Channel, Phase
 from channels.types import Address, ChannelId
@@ -19,8 +19,10 @@ from gateway.cycle import Cycle, Plan
 from gateway.keys import KeyRing
 from gateway.positions import channel_position, party_positions
 from gateway.records import CycleEnded
+from gateway.rescue import Rescue
 from gateway.watcher import Watcher
-from settlement.claiming import Claimable, Claiming, Policy, Situation, decide, pressing
+from settlement.claim_terms import Claimable, Claiming, Policy, Situation
+from settlement.claiming import decide, ending, pressing
 from settlement.errors import ChainRefused, ChainUnavailable
 from settlement.netting import ClaimTarget, Netting, PayoutTarget, net
 from settlement.planning import cover
@@ -71,6 +73,7 @@ class Settler:
         watcher: Watcher,
         cycle: Cycle,
         closings: Closings,
+        rescue: Rescue,
         keys: KeyRing,
         token: Address,
         policy: Policy,
@@ -83,6 +86,7 @@ class Settler:
         self._watcher = watcher
         self._cycle = cycle
         self._closings = closings
+        self._rescue = rescue
         self._keys = keys
         self._token = token
         self._policy = policy
@@ -94,33 +98,77 @@ class Settler:
         self._next = float("inf")
         self._settlements = 0  # since the start
         self._failed: dict[bytes, int] = {}  # rows set aside, with the settlement in which they failed last
-        self._gas_price = 0  # wei per gas, as of the last outlook
+        self._gas_price = 0  # wei per gas, as it was when it was last asked
+        self._gas_price_at = float("-inf")
         self.on_trouble: Callable[[str], None] = lambda text: None
         self.on_cycle: Callable[[CycleEnded], Awaitable[object]] = _nothing
 
     # -- when --
 
     async def run(self) -> None:
-        """Settle every `every_s` seconds, and earlier when something presses."""
-        self._next = monotonic() + self._every_s
+        """Settle every `every_s` seconds, counted over restarts, and earlier when something presses."""
+        self._next = monotonic() + self._first_in_s()
         pressed = float("-inf")
         while True:
             await self._pause()
             due = monotonic() >= self._next
             looking = self._wake.is_set() or monotonic() >= pressed + PRESS_EVERY_S
-            pressing = self._asked or (looking and self.pressing())
+            asked, self._asked = self._asked, False
             self._wake.clear()
-            self._asked = False
-            if not (due or pressing):
-                continue
-            if pressing:
-                pressed = monotonic()
-            if due:
-                self._next = monotonic() + self._every_s
             try:
+                pressing = asked or (looking and await self._presses())
+                if not (due or pressing):
+                    continue
+                if pressing:
+                    pressed = monotonic()
+                if due:
+                    self._next = monotonic() + self._every_s
                 await self.settle()
             except (ChainUnavailable, ChainRefused) as error:
                 self.on_trouble(f"this settlement stopped, the next one takes it up: {error}")
+
+    async def guard(self) -> None:
+        """Beside `run`: claim what a withdrawal threatens while a cycle is under way, or whose row was set aside."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            rows = self._threatened()
+            try:
+                if rows:
+                    await self._rescue.claim(rows)
+            except (ChainUnavailable, ChainRefused) as error:
+                self.on_trouble(f"urgent claims wait: {error}")
+
+    def _threatened(self) -> list[ClaimTarget]:
+        """Return urgent claims that no cycle makes now."""
+        ledger = self._books.ledger
+        outstanding = {
+            each.sender for each in ledger.transactions.values() if each.purpose.startswith(("claim", "close"))
+        }
+        least = self._policy.least(self._gas_price)
+        found = []
+        for channel in ledger.channels.values():
+            if not _pending(channel) or not (self._one.locked() or channel.id in ledger.aside):
+                continue
+            target = _target(channel)
+            row = self._claimable(channel, target)
+            if row.amount < max(least, 1) or not ending(row, self._policy, self._watcher.chain_time):
+                continue
+            claim = ClaimTarget(channel.id, channel.lane, target, row.amount)
+            signed = channel.committed >= target and channel.config.receiver in outstanding
+            if not signed and self._rescue.may_try(claim):
+                found.append(claim)
+        return found
+
+    def _first_in_s(self) -> float:
+        """Return when the first cycle of this run is due: one that was due while the power was off is due now."""
+        ledger = self._books.ledger
+        founded = ledger.founded
+        assert founded is not None, "a running gateway has founded its journal"
+        ends = [ended.at for ended in ledger.ended.values()]
+        elapsed = time() - max(ends) if ends else self._watcher.chain_time - founded.timestamp
+        if elapsed < 0:  # a box without a clock of its own thinks that it is long ago
+            return 0.0
+        return max(0.0, self._every_s - elapsed)
 
     @property
     def next_in_s(self) -> float:
@@ -150,6 +198,17 @@ class Settler:
         except TimeoutError:
             pass
 
+    async def _presses(self) -> bool:
+        """Tell whether something cannot wait, at a gas price that is not long past. Raises ChainUnavailable."""
+        if any(map(_pending, self._books.ledger.channels.values())):
+            await self._ask_gas_price()
+        return self.pressing()
+
+    async def _ask_gas_price(self) -> None:
+        if self._policy.coin_price and monotonic() >= self._gas_price_at + PRESS_EVERY_S:
+            fees, head = await self._layer.fees(), await self._layer.head()
+            self._gas_price, self._gas_price_at = head.base_fee + fees.max_priority_fee_per_gas, monotonic()
+
     def pressing(self) -> bool:
         """Tell whether something cannot wait: a withdrawal, or more unclaimed than the operator wants."""
         if self._closings.pressing:
@@ -174,21 +233,25 @@ class Settler:
         """
         async with self._one:
             self._settlements += 1  # whether or not there is anything to do: a failed row's pause is counted in these
-            outlook = await self.outlook(whatever_it_costs=whatever_it_costs)
-            if outlook.unfunded:
-                lacking = sum(payout.amount for payout in outlook.unfunded)
-                self.on_trouble(
-                    f"the treasury lacks {lacking} base units for {len(outlook.unfunded)} payouts; they wait"
-                )
-            plan = outlook.plan
-            anything = plan.claims or plan.payouts or plan.netting.totals.offset
-            if not (anything or outlook.leftovers or self._closings.under_way):
-                return None
-            ended = await self._cycle.run(plan)
+            async with self._cycle.netting:
+                outlook = await self.outlook(whatever_it_costs=whatever_it_costs)
+                plan = outlook.plan
+                anything = plan.claims or plan.payouts or plan.netting.totals.offset
+                if not (anything or outlook.leftovers or self._closings.under_way):
+                    self._tell_unfunded(outlook)
+                    return None
+                number = await self._cycle.begin(plan)
+            self._tell_unfunded(outlook)
+            ended = await self._cycle.run(number, plan)
             aside = self._books.ledger.aside
             self._failed |= {key: self._settlements for key, row in aside.items() if row.cycle == ended.number}
         await self.on_cycle(ended)
         return ended
+
+    def _tell_unfunded(self, outlook: Outlook) -> None:
+        if outlook.unfunded:
+            lacking = sum(payout.amount for payout in outlook.unfunded)
+            self.on_trouble(f"the treasury lacks {lacking} base units for {len(outlook.unfunded)} payouts; they wait")
 
     async def outlook(self, *, whatever_it_costs: bool = False) -> Outlook:
         """Return what a cycle now would do and why; changes nothing."""
@@ -200,6 +263,7 @@ class Settler:
         # From here on nothing awaits: the decision is on one state of the books.
         policy = replace(self._policy, coin_price=0) if whatever_it_costs else self._policy
         self._gas_price = gas_price = head.base_fee + fees.max_priority_fee_per_gas
+        self._gas_price_at = monotonic()
         netting = net(party_positions(self._books.ledger))
         claims, payouts = self._ordinary(netting), netting.payouts
         least = 0 if whatever_it_costs else max(self._payout_min, policy.cost(PAYOUT_ROW_GAS, gas_price))
@@ -229,7 +293,9 @@ class Settler:
         return [
             claim
             for claim in netting.claims
-            if channels[claim.id].phase is not Phase.CLOSING and not self._left_aside(channels[claim.id])
+            if channels[claim.id].phase is not Phase.CLOSING
+            and not self._left_aside(channels[claim.id])
+            and not self._rescue.is_under_way(claim)
         ]
 
     def _left_aside(self, channel: Channel) -> bool:

@@ -132,6 +132,8 @@ def _by_party(snapshot: _Snapshot) -> dict[Address, tuple[list[Channel], list[Ac
     for channel in snapshot.channels:
         parties.setdefault(channel.config.payer, ([], []))[0].append(channel)
     for account in snapshot.accounts:
+        if account.past and account.meter.seq == 0:
+            continue  # its first reading tells where its billing begins, and a line's beginning stays
         parties.setdefault(account.payee, ([], []))[1].append(account)
     return parties
 

@@ -9,7 +9,7 @@ withdrawals are looked for in the blocks that are not final yet, too.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum
 from typing import TypeVar
 
@@ -17,22 +17,21 @@ from channels.types import Address, ChannelId
 from gateway.block_logs import BlockLogs
 from gateway.books import Books
 from gateway.chain_effects import differences, highest_effect
-from gateway.chain_reading import LogReader
-from gateway.comparing import Comparison
+from gateway.chain_reading import LaneTotals, LogReader
+from gateway.comparing import Comparison, in_words
 from gateway.entries import Mark
+from gateway.foresight import Foresight
+from gateway.heads import Heads
 from gateway.records import ChainReverted, ChainSeen, Record
 from gateway.recovery import Recovery
-from gateway.reorgs import Trail, known_block, known_blocks, last_common, read_reverted
+from gateway.reorgs import Trail, follows, known_block, last_common, read_reverted, within_reach
 from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
-from settlement.events import ChainEvent
 from settlement.port import Block, ExecutionLayer
 
 T = TypeVar("T")
 
 log = logging.getLogger("metergate")
 
-# Public nodes answer log queries over a few thousand blocks; a long outage is caught up in steps of this size.
-BLOCKS_PER_STEP = 1_000
 # Nodes behind a balancer differ in the last blocks, and one that lags leaves their logs out without a word. So
 # these blocks are read one by one, each by its hash, which such a node has to refuse.
 BLOCKS_ONE_BY_ONE = 8
@@ -40,8 +39,6 @@ BLOCKS_ONE_BY_ONE = 8
 SEEN_EVERY_BLOCKS = 2_000
 # A chain that replaces blocks while they are read is looked at again; one that does so every time is asked later.
 ATTEMPTS = 5
-# A node that lags is waited for in silence, but not longer.
-LAG_S = 30.0
 
 
 class _Found(Enum):
@@ -76,32 +73,37 @@ class Watcher:
         self._token = token
         self._logs = BlockLogs(layer, token, cash)
         self._reader = LogReader(books.ledger, token, lanes, cash, settlement)
+        self._lane_totals = LaneTotals(layer, token, self._reader)
+        self._foresight = Foresight(books, self._logs, self._reader)
         self._trail = Trail(books.ledger)
         self._recovery = Recovery(books, layer, self._trail)
         self._comparison = Comparison(books.ledger)
+        self.heads = Heads(books.ledger)
         self._confirmations = confirmations
         self._poll_s = poll_s
         self.block = books.ledger.totals.block  # everything up to here is in the journal
         self.applied = self.block  # and up to here in the ledger
-        self.head: Block | None = None
-        self._head_at = 0.0
-        self._on_chain = False  # `block` was found on the chain of `head`
+        self._on_chain = False  # `block` is on the chain of `head`, up to which everything was read
         self._times_back = 0  # how often blocks were taken back
-        self._foreseen = {channel.id for channel in books.ledger.channels.values() if channel.foreseen}
         self._step = asyncio.Lock()
         self._passed = asyncio.Condition()
         self.on_reverted: Callable[[], None] = lambda: None
         self.on_withdrawal: Callable[[ChannelId], None] = lambda identifier: None
 
     @property
+    def head(self) -> Block | None:
+        """The latest block up to which this run has read everything."""
+        return self.heads.read
+
+    @property
     def chain_time(self) -> int:
         """Chain seconds of the latest block seen."""
-        return self._books.ledger.totals.block_time if self.head is None else self.head.timestamp
+        return self.heads.chain_time
 
     @property
     def silence_s(self) -> float:
-        """Seconds since the chain last showed a block, on a clock that nobody can set; infinite before it did."""
-        return float("inf") if self.head is None else time.monotonic() - self._head_at
+        """Seconds since a later block was read, on a clock that nobody can set; infinite before the first one."""
+        return self.heads.silence_s
 
     def hash_of(self, block: int) -> bytes | None:
         """Return the hash of a final block that is remembered."""
@@ -133,7 +135,6 @@ class Watcher:
                 head = await self._layer.head()
                 found = await self._stay(head)
                 if found is _Found.ON_CHAIN:
-                    self._saw(head)
                     return
                 if found is _Found.UNKNOWN:
                     await asyncio.sleep(self._poll_s)
@@ -148,9 +149,15 @@ class Watcher:
             raise ChainUnavailable(f"the chain's last blocks cannot be read: {self._logs.trouble}")
 
     async def passed(self, block: int) -> None:
-        """Wait until every event up to and in this block is in the journal."""
+        """Wait until every event up to and in this block is in the journal.
+
+        Raises ChainUnavailable when the chain is read and does not get to that block: a node made it up.
+        """
+        since = time.monotonic()
         async with self._passed:
-            await self._passed.wait_for(lambda: self.block >= block)
+            await self._passed.wait_for(lambda: self.block >= block or self.heads.lacks(block, since))
+            if self.block < block:
+                raise ChainUnavailable(f"a node named block {block}, and the chain does not get there")
 
     async def at_final(self, ask: Callable[[int], Awaitable[T]]) -> tuple[int, T]:
         """Return the last final block and what `ask(block)` answers of it.
@@ -168,17 +175,30 @@ class Watcher:
     async def compare(self) -> None:
         """Compare some channels with what the chain says of them, when it is time; where they differ, read again.
 
-        Raises ChainMisbehaved when they differ although every event was read twice.
+        Where they differ although every event within reach was read twice, the chain's own view is taken over.
+        Raises ChainMisbehaved when no events could lead to it.
         """
-        ids = self._comparison.due(self.chain_time)
+        if self.head is None:
+            return
+        now = self.head.timestamp
+        ids = self._comparison.due(now)
         if not ids:
             return
-        _, views = await self.at_final(lambda block: self._layer.channels(ids, block))
-        if found := self._comparison.differences(dict(zip(ids, views, strict=True))):
-            async with self._step:
-                await self._read_again(found)
+        block, answers = await self.at_final(lambda block: self._layer.channels(ids, block))
+        views = dict(zip(ids, answers, strict=True))
+        found = self._comparison.differences(views)
+        if not found:
+            self._comparison.done(now, ids)
+        elif records := self._comparison.taken_over(found, views, block):
+            # Nothing has awaited since the answer.
+            log.warning("what its events do not tell is taken from the chain's own views: %s", in_words(found))
+            begun = self._reader.begun(records)
+            self._lane_totals.due = True
+            await self._books.write([*self.seen(), *records])
+            self._tell(begun)
         else:
-            self._comparison.done(self.chain_time, ids)
+            async with self._step:
+                await self._read_again(found, self.head)
 
     # -- one look at the chain --
 
@@ -186,42 +206,50 @@ class Watcher:
         """Follow the chain to its head as it is now; returns False when blocks were replaced meanwhile."""
         head = await self._layer.head()
         last = self.head
-        if last is None or head.hash != last.hash:
+        new = last is None or head.hash != last.hash
+        if new:
             if last is not None and head.number < last.number and not self._trail.contradicts(head):
                 return self._lags(head)
-            self._on_chain = self._on_chain and last is not None and head.parent_hash == last.hash
-        if not self._on_chain:
+            self.heads.named(head)
+        # Until this head is read to its end nothing says which blocks it has below it.
+        follows = self._on_chain and last is not None and (not new or head.parent_hash == last.hash)
+        self._on_chain = False
+        if not follows:
             found = await self._stay(head)
             if found is not _Found.ON_CHAIN:
                 return found is _Found.UNKNOWN and self._lags(head)
-        if last is None or head.hash != last.hash:
-            dropped = await self._dropped(head)
-            self._saw(head)
-            if dropped:
-                self.on_reverted()
-        while self.block < head.number - self._confirmations:
+        dropped = new and await self._recovery.dropped(last, head, self.block)
+        final = head.number - self._confirmations
+        # First those that are not final: a head that was made up makes nothing final.
+        if await self._logs.behind(head, max(self.block, final)) is None:
+            return False
+        while self.block < final:
             if not await self._read(self.block + 1, self._upto(head), head):
-                self._on_chain = False
                 return False
             async with self._passed:
                 self._passed.notify_all()
-        return await self._look_around(head)
-
-    def _saw(self, head: Block) -> None:
-        self.head, self._head_at = head, time.monotonic()
-        self._trail.saw(head)
+        if not await self._look_around(head):
+            return False
+        self._on_chain = True
+        self.heads.has_read(head)
+        if new:
+            self._trail.saw(head)
+        if dropped:
+            self.on_reverted()
+        async with self._passed:
+            self._passed.notify_all()
+        return True
 
     def _lags(self, head: Block) -> bool:
         """A node that knows less than was seen says nothing: return True, or raise when that lasts."""
         last = max(self.block, -1 if self.head is None else self.head.number)
         self._logs.trouble = f"its last block is {head.number}, and it had block {last}: the node lags"
-        if self.silence_s > LAG_S:
-            raise ChainUnavailable(self._logs.trouble)
+        self.heads.lags(self._logs.trouble)
         return True
 
     def _upto(self, head: Block) -> int:
         """Return where the next step ends: far from the head after many blocks, near it after one."""
-        far = min(self.block + BLOCKS_PER_STEP, head.number - max(self._confirmations, BLOCKS_ONE_BY_ONE))
+        far = min(self.block + self._logs.blocks_per_step, head.number - max(self._confirmations, BLOCKS_ONE_BY_ONE))
         return max(far, self.block + 1)
 
     async def _look_around(self, head: Block) -> bool:
@@ -231,25 +259,19 @@ class Watcher:
             self.on_reverted()
         if self._recovery.payouts_dropped and (paid := await self._recovery.payouts_back(self.at_final)):
             await self._books.write([*self.seen(), *paid])
-        return await self._foresee(head)
-
-    async def _dropped(self, head: Block) -> bool:
-        """Tell whether blocks are gone that may have held what is outstanding, though they were not final yet."""
-        last = self.head
-        if last is None or last.number <= self.block or head.parent_hash == last.hash:
-            return False
-        if not self._books.ledger.transactions:
-            return False
-        block = await self._layer.block(last.number)
-        return block is not None and block.hash != last.hash
+        begun = await self._foresight.look(head, self.block)
+        self._tell(begun or ())
+        return begun is not None
 
     async def _stay(self, head: Block) -> _Found:
         """Find out whether the last block read is on the chain; if another one is in its place, go back."""
         known = self._trail.hash_of(self.block)
         block = head if head.number == self.block else await self._layer.block(self.block)
         if block is not None and known in (None, block.hash):
+            if head.number < block.number:
+                self._logs.trouble = f"its last block is {head.number}, and yet it has block {block.number}"
+                return _Found.UNKNOWN
             self._trail.read(block)
-            self._on_chain = True
             return _Found.ON_CHAIN
         candidates = self._trail.known()
         if block is None:  # the chain is shorter than it was, which alone says nothing
@@ -265,7 +287,9 @@ class Watcher:
                 " more blocks than can be taken back"
             )
         self._logs.trouble = "they are replaced meanwhile"
-        record = await read_reverted(self._layer, self._books.ledger, fork, was=self.block, at=head.timestamp)
+        record = await read_reverted(
+            self._layer, self._books.ledger, fork, was=self.block, at=head.timestamp, head=head
+        )
         if record is not None:
             await self._go_back(record)
         return _Found.GONE
@@ -275,20 +299,20 @@ class Watcher:
     async def _read(self, first: int, last: int, head: Block) -> bool:
         """Journal what blocks `first` to `last` did; returns False when they do not follow what is known."""
         block = head if last == head.number else await self._layer.block(last)
-        if block is None or not await self._follows(first, block):
+        if block is None or not await follows(self._layer, self._trail, first, block):
             return False
         logs = await self._logs.upto(first, block)
         if logs is None:
             return False
         events, incoming = logs
-        lanes = await self._lane_totals(events, last)
+        lanes = await self._lane_totals.after(events, last, head)
         if not await self._logs.are_of(block, (*events, *incoming)):
             return False
         # From here to the write nothing awaits: an event of a channel that is being taken is either in the
         # balance that it is taken with, or finds the channel known.
         records = self._reader.records(events, incoming, lanes)
         if found := self._reader.contradictions(records):
-            await self._read_again(found)
+            await self._read_again(found, head)
             return False
         begun = self._reader.begun(records)
         before = self.seen()
@@ -299,22 +323,10 @@ class Watcher:
         elif last - self._books.ledger.totals.block >= SEEN_EVERY_BLOCKS:
             await self._books.write([ChainSeen(last, block.hash, block.timestamp)])
         self.block = last
+        if lanes:
+            self._lane_totals.due = False
         self._tell(begun)
         return True
-
-    async def _follows(self, first: int, block: Block) -> bool:
-        known = self._trail.hash_of(first - 1)
-        if known is None or first == block.number:
-            return known in (None, block.parent_hash)
-        before = await self._layer.block(first - 1)
-        return before is not None and before.hash == known
-
-    async def _lane_totals(self, events: Sequence[ChainEvent], block: int) -> dict[Address, int]:
-        if not self._reader.needs_lane_totals(events):
-            return {}
-        lanes = sorted(self._reader.lanes)
-        views = await self._layer.receivers([(lane, self._token) for lane in lanes], block)
-        return {lane: view.total_claimed for lane, view in zip(lanes, views, strict=True)}
 
     def seen(self) -> list[Record]:
         """Return the record of the last block read, if the journal has not got it yet.
@@ -325,25 +337,6 @@ class Watcher:
         if mark is None or self._books.ledger.totals.block >= self.block:
             return []
         return [ChainSeen(self.block, mark.hash, mark.timestamp)]
-
-    # -- withdrawals at first sight --
-
-    async def _foresee(self, head: Block) -> bool:
-        """Journal which withdrawals are in blocks that are not final yet, and which are not there any more.
-
-        Returns False when those blocks are replaced meanwhile.
-        """
-        behind = await self._logs.behind(head, self.block)
-        if behind is None:
-            return False
-        records = self._reader.foreseen(behind, self._foreseen)
-        if records:
-            begun = [record.id for record in records if record.amount > self._books.ledger.channels[record.id].foreseen]
-            self._foreseen |= {record.id for record in records if record.amount}
-            self._foreseen -= {record.id for record in records if not record.amount}
-            await self._books.write(records)
-            self._tell(begun)
-        return True
 
     def _tell(self, begun: Iterable[ChannelId]) -> None:
         for identifier in begun:
@@ -363,6 +356,7 @@ class Watcher:
         self._trail.cut(record.number, Mark(record.hash, record.timestamp))
         self._recovery.cut(record.number)
         self._recovery.payouts_dropped |= bool(record.paid)
+        self._lane_totals.due = True
         self._on_chain = False
         if written is None:
             return
@@ -377,13 +371,14 @@ class Watcher:
         )
         self.on_reverted()
 
-    async def _read_again(self, found: Mapping[ChannelId, str]) -> None:
-        """Go back as far as the journal can, so that every event is read again: some were kept from us.
+    async def _read_again(self, found: Mapping[ChannelId, str], head: Block) -> None:
+        """Go back as far as the node can tell, so that every event is read again: some were kept from us.
 
         Raises ChainMisbehaved when that was done for one of these channels already.
         """
-        words = "; ".join(f"channel 0x{identifier.hex()}: {text}" for identifier, text in found.items())
-        known = known_blocks(self._books.ledger)
+        words = in_words(found)
+        known = self._trail.known()
+        known = {number: each for number, each in known.items() if within_reach(number, head)} or known
         if self._comparison.suspects & found.keys() or not known:
             raise ChainMisbehaved(f"its events do not lead to the state that it shows: {words}")
         log.warning("events are read again: %s", words)
@@ -392,7 +387,7 @@ class Watcher:
         if block is None or block.hash != known[block.number]:
             return  # the chain has replaced blocks, which comes first
         record = await read_reverted(
-            self._layer, self._books.ledger, block, was=self.block, at=self.chain_time, missed=True
+            self._layer, self._books.ledger, block, was=self.block, at=self.chain_time, missed=True, head=head
         )
         if record is not None:
             self._comparison.suspects |= found.keys()

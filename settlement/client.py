@@ -6,17 +6,17 @@ answer is checked for type, range and count before it is believed.
 
 import asyncio
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from channels.digests import domain_separator
 from channels.types import SETTLEMENT_ADDRESS, Address, ChannelId, TokenDomain
 from settlement import answers, calls
 from settlement.abi import decode
-from settlement.errors import AnswerTooLarge, ChainMisbehaved, ChainRefused, ChainUnavailable
+from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
 from settlement.event_abi import EVENT_TOPICS, TRANSFER_TOPIC, decode_transfer, settlement_events
-from settlement.events import ChainEvent, Log, Transfer
-from settlement.jsonrpc import Request, block_tag, data_of, hex_of, list_of, quantity
+from settlement.events import ChainEvent, Transfer
+from settlement.jsonrpc import Request, block_tag, data_of, hex_of, quantity
+from settlement.log_queries import Filter, LogQueries
 from settlement.port import Block, Call, ChannelView, Fees, ReceiverView, Revert, TxReceipt
 from settlement.transactions import transaction_hash
 from settlement.transports import Transport
@@ -55,7 +55,7 @@ class JsonRpcLayer:
         self._settlement = settlement
         self._multicall = multicall
         self._views_per_call = views_per_call
-        self._log_blocks_max = log_blocks_max
+        self._logs = LogQueries(transport, log_blocks_max)
         self._chain_id: int | None = None
 
     async def chain_id(self) -> int:
@@ -251,8 +251,8 @@ class JsonRpcLayer:
 
     async def events(self, from_block: int, to_block: int, block_hash: bytes | None = None) -> list[ChainEvent]:
         """Return all events of the settlement contract in a range of blocks, or in one block by its hash."""
-        topics = [[hex_of(topic) for topic in EVENT_TOPICS]]
-        logs = await self._logs_between(from_block, to_block, self._settlement, topics, block_hash)
+        wanted = Filter(self._settlement, (EVENT_TOPICS,))
+        logs = await self._logs.between(from_block, to_block, wanted, block_hash)
         return settlement_events(logs, self._settlement)
 
     async def transfers_to(
@@ -266,9 +266,9 @@ class JsonRpcLayer:
         """Return the token's transfers to some addresses in a range of blocks."""
         if not receivers:
             return []  # as a filter, an empty list means any
-        wanted = [hex_of(receiver.rjust(32, b"\0")) for receiver in receivers]
-        topics = [hex_of(TRANSFER_TOPIC), None, wanted]
-        logs = await self._logs_between(from_block, to_block, token, topics, block_hash)
+        to = tuple(receiver.rjust(32, b"\0") for receiver in receivers)
+        wanted = Filter(token, ((TRANSFER_TOPIC,), (), to))
+        logs = await self._logs.between(from_block, to_block, wanted, block_hash)
         transfers = [decode_transfer(log) for log in logs]
         if any(log.address != token for log in logs) or any(entry.receiver not in receivers for entry in transfers):
             raise ChainMisbehaved("asked for some transfers, got others")
@@ -277,46 +277,6 @@ class JsonRpcLayer:
     async def close(self) -> None:
         """Close the transport."""
         await self._transport.close()
-
-    async def _logs_between(
-        self, from_block: int, to_block: int, address: Address, topics: list[Any], block_hash: bytes | None
-    ) -> list[Log]:
-        logs: list[Log] = []
-        if block_hash is not None:
-            query = {"address": hex_of(address), "blockHash": hex_of(block_hash), "topics": topics}
-            logs = [answers.log_of(entry) for entry in list_of(await self._ask("eth_getLogs", query))]
-            if any(log.block_hash != block_hash or log.block_number != from_block for log in logs):
-                raise ChainMisbehaved("logs of other blocks than asked for")
-        else:
-            for first in range(from_block, to_block + 1, self._log_blocks_max):
-                logs += await self._logs(first, min(first + self._log_blocks_max - 1, to_block), address, topics)
-        positions = [log.position for log in logs]
-        if any(later <= earlier for earlier, later in pairwise(positions)):
-            raise ChainMisbehaved("logs out of order")
-        return logs
-
-    async def _logs(self, first: int, last: int, address: Address, topics: list[Any]) -> list[Log]:
-        query = {
-            "address": hex_of(address),
-            "fromBlock": hex(first),
-            "toBlock": hex(last),
-            "topics": topics,
-        }
-        try:
-            answer = await self._transport.call("eth_getLogs", [query])
-        except (ChainRefused, AnswerTooLarge) as error:
-            # Nodes bound ranges and results, each in words and numbers of its own: ask for less.
-            if first == last:
-                if isinstance(error, ChainRefused):
-                    _raise_rate_limit(error)
-                raise
-            middle = (first + last) // 2
-            lower = await self._logs(first, middle, address, topics)
-            return lower + await self._logs(middle + 1, last, address, topics)
-        logs = [answers.log_of(entry) for entry in list_of(answer)]
-        if any(not first <= log.block_number <= last for log in logs):
-            raise ChainMisbehaved("logs of other blocks than asked for")
-        return logs
 
     async def _ask(self, method: str, *params: Any) -> Any:
         try:

@@ -1,13 +1,17 @@
 """Closing a channel for good (pure): which final claim and which refund are still to be sent (docs/protocol.md 6).
 
 A refund is signed by receiverAuthorizer for one nonce and may be submitted by anyone from the moment it is seen.
-Three rules keep it harmless:
+These rules keep it harmless:
 
 - It never covers what is owed, so a refund that somebody sends without the claim takes nothing of the receiver's.
 - While a withdrawal is pending it is signed, and sent, only after the claim is on the chain: the two together
   could take what is owed.
 - A signed one is sent until its nonce is used up, even when there is nothing left to return. Otherwise it could
   be kept, and take money out of the same channel after it was opened again.
+- None is signed beside another, of whatever nonce, before all that can be claimed is on the chain: each leaves what
+  is owed, but two of them, one after the other, do not. From then on any number of them take only what is the payer's.
+- One that was signed for a nonce still to come (a node had made it up) is remembered for good. It is valid only after
+  refunds for all nonces before it, and these are signed in a closing, which goes on until it is used up, too.
 
 Amounts are token base units.
 """
@@ -36,7 +40,8 @@ class Refund:
 class ClosingPosition:
     """A closing channel at one block; amounts are cumulative but `balance` and `withdrawing`.
 
-    `nonce` is the channel's next refund nonce on the chain, `signed` the last refund that was ever signed.
+    `nonce` is the channel's next refund nonce on the chain, `signed` every refund that was signed and may be valid
+    still, now or when its nonce comes; the ones signed last are last.
     """
 
     id: ChannelId
@@ -48,7 +53,7 @@ class ClosingPosition:
     balance: int  # on chain
     withdrawing: int  # amount of a pending withdrawal, seen or foreseen
     nonce: int
-    signed: Refund | None = None
+    signed: tuple[Refund, ...] = ()
     refunds: int = 0  # how many were signed in this closing
 
 
@@ -69,15 +74,17 @@ def next_step(position: ClosingPosition, *, claim_first: bool = False) -> FinalS
     """
     target = min(position.owed, position.ceiling, position.balance)
     if target > position.claimed:
-        waits = claim_first or position.withdrawing > 0
+        beside = any(refund.nonce != position.nonce for refund in position.signed)
+        waits = claim_first or beside or position.withdrawing > 0
         return FinalStep(position.id, position.lane, target, None if waits else _refund(position))
     refund = _refund(position)
     return None if refund is None else FinalStep(position.id, position.lane, None, refund)
 
 
 def _refund(position: ClosingPosition) -> Refund | None:
-    if position.signed is not None and position.signed.nonce == position.nonce:
-        return position.signed
+    for refund in reversed(position.signed):
+        if refund.nonce == position.nonce:
+            return refund
     rest = position.balance - max(position.owed, position.committed)
     return Refund(position.nonce, rest) if rest > 0 and position.refunds < REFUNDS_MAX else None
 

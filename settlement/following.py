@@ -155,9 +155,13 @@ class Follower:
         return found
 
     async def _final(self, found: Mapping[Outstanding, TxReceipt]) -> list[tuple[Outstanding, TxReceipt]]:
-        """Return those with enough blocks on top, still on the chain."""
-        if self._confirmations == 0 or not found:
-            return list(found.items())
+        """Return those with enough blocks on top, still on the chain.
+
+        A receipt from a block that the chain does not have yet is of a node that is ahead, or made up: it says
+        nothing, neither that its transaction is mined nor that it is not.
+        """
+        if not found:
+            return []
         head = await self._layer.head()
         deep = [each for each in found.items() if each[1].block_number + self._confirmations <= head.number]
         hashes = {}

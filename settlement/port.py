@@ -12,8 +12,8 @@ in-process transport. Conventions:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from channels.types import Address, ChannelId, TokenDomain
 from settlement.errors import ChainRefused, ChainUnavailable
@@ -57,12 +57,19 @@ class ReceiverView:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A message call; `to` is None for the creation of a contract from `data`."""
+    """A message call; `to` is None for the creation of a contract from `data`.
+
+    `gas_max` is the most gas that it is worth; 0: no bound but the block's. The chain does not see it, and calls that
+    differ in it alone are the same one. So it is with `attached`: what signing it means to whoever persists
+    transactions, persisted with the first one that carries this call.
+    """
 
     sender: Address
     to: Address | None
     data: bytes
     value: int = 0
+    gas_max: int = field(default=0, compare=False)
+    attached: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ from settlement.waiting import Waiting
 # until the transaction is mined a payee may have emptied its account, which makes its row 17,100 gas dearer.
 # 1/16 covers that for one row in five. Should it not suffice, the transaction moves nothing and is planned again.
 GAS_MARGIN_DIVISOR = 16
+# So many transactions may be missing in a journal that is restored, or waiting from one that was lost, before a node
+# must say so for some time. What it makes up costs a transfer of nothing each, 21,000 gas.
+UNKNOWN_NONCES_MAX = 64
 
 Order = tuple[Call, str]  # a call and its purpose
 Sent = Outstanding | Revert | ChainRefused
@@ -38,7 +41,7 @@ class _Batch:
     """Orders of all who came while others were signed, and what became of each call."""
 
     orders: list[Order] = field(default_factory=list)
-    sent: dict[Call, Sent] = field(default_factory=dict)
+    sent: dict[Call, Sent | ChainUnavailable] = field(default_factory=dict)
 
 
 async def _unbooked(ended: Sequence[tuple[Outgoing, TxReceipt | None]]) -> None:
@@ -72,6 +75,7 @@ class Sender:
         self._follower = Follower(
             layer, self._streams, persist, booked, self._bidding, self._waiting, confirmations, clock
         )
+        self._doubted: dict[Address, tuple[int, float]] = {}  # a next nonce far ahead, and when it was named first
         self._signing = asyncio.Lock()
         self._gathering: tuple[_Batch, asyncio.Task[None]] | None = None
         self._batches: set[asyncio.Task[None]] = set()
@@ -116,8 +120,21 @@ class Sender:
         to judge its ChainRefused, and so is every call of a key whose earlier transaction the node refuses;
         nothing was persisted or sent for these. The very call that is outstanding already is not signed again.
 
-        Raises ChainUnavailable when the chain cannot be asked; nothing was persisted then. Once persisted, a node
+        Raises ChainUnavailable when the chain cannot be asked, or when one of the keys cannot be used yet: nothing was
+        persisted for that one then, while others' calls may be sent (`try_all` tells which). Once persisted, a node
         that is away or refuses is no error here.
+        """
+        sent: list[Sent] = []
+        for each in await self.try_all(orders):
+            if isinstance(each, ChainUnavailable):
+                raise each
+            sent.append(each)
+        return sent
+
+    async def try_all(self, orders: Sequence[Order]) -> list[Sent | ChainUnavailable]:
+        """As `send_all`; calls of a key that cannot be used yet are their ChainUnavailable, and hold up no other key.
+
+        So it is with a key whose next nonce is in doubt, or whose last transaction may not have arrived.
         """
         if self._gathering is None:
             new = _Batch()
@@ -192,21 +209,21 @@ class Sender:
             batch.sent |= {call: held_up[call.sender] for call in purposes if call.sender in held_up}
             await self._send_new({call: words for call, words in purposes.items() if call.sender not in held_up}, batch)
 
-    async def _flush(self, addresses: Iterable[Address]) -> dict[Address, ChainRefused]:
-        """Get earlier transactions to the chain before new ones are signed; returns whose the node refuses."""
+    async def _flush(self, addresses: Iterable[Address]) -> dict[Address, ChainRefused | ChainUnavailable]:
+        """Get earlier transactions to the chain before new ones are signed; returns which keys wait for that."""
         streams = [self._streams[address] for address in addresses]
         await self._follower.flush(streams)
-        refused: dict[Address, ChainRefused] = {}
+        held_up: dict[Address, ChainRefused | ChainUnavailable] = {}
         for stream in streams:
             error = next((entry.refused for entry in stream if not entry.held and entry.refused is not None), None)
             unknown = next((entry for entry in stream if not entry.held and entry.refused is None), None)
             if error is not None:
-                refused[stream.address] = error
+                held_up[stream.address] = error
             elif unknown is not None and not unknown.sending:
-                raise ChainUnavailable(
+                held_up[stream.address] = ChainUnavailable(
                     f"{unknown.purpose}, sent before, is outstanding: it is not known to have arrived"
                 )
-        return refused
+        return held_up
 
     async def _send_new(self, purposes: Mapping[Call, str], batch: _Batch) -> None:
         estimates = await self._layer.estimate_all(list(purposes)) if purposes else []
@@ -220,19 +237,25 @@ class Sender:
             return
         chain_id, head = await self._layer.chain_id(), await self._layer.head()
         fees = self._bidding.first(await self._layer.fees())
+        doubts: dict[Address, ChainUnavailable] = {}
         for address in {call.sender for call in sendable}:
-            await self._ask_nonce(self._streams[address])
+            doubt = await self._ask_nonce(self._streams[address])
+            if doubt is not None:
+                doubts[address] = doubt
         nonces = {address: stream.next_nonce for address, stream in self._streams.items()}
         signed: dict[Call, Outgoing] = {}
         for call, estimate in sendable.items():
-            limit = _gas_limit(estimate, head)
+            if call.sender in doubts:
+                batch.sent[call] = doubts[call.sender]
+                continue
+            limit = _gas_limit(call, estimate, head)
             if isinstance(limit, Revert):
                 batch.sent[call] = limit
                 continue
             nonce = nonces[call.sender]
             nonces[call.sender] += 1
             raw = self._streams[call.sender].sign(chain_id, nonce, call, limit, fees)
-            signed[call] = Outgoing(call.sender, nonce, purposes[call], raw)
+            signed[call] = Outgoing(call.sender, nonce, purposes[call], raw, call.attached)
         if not signed:
             return
         await self._persist(list(signed.values()))
@@ -245,25 +268,50 @@ class Sender:
         await self._follower.transmit(entries)
         self._follower.hurry()
 
-    async def _ask_nonce(self, stream: Stream) -> None:
-        """Ask the chain for the first nonce of a key, once; more than the journal knows must be said twice."""
+    async def _ask_nonce(self, stream: Stream) -> ChainUnavailable | None:
+        """Ask the chain for the first nonce of a key, once; more than the journal knows must be said twice.
+
+        Returns why the answer is not believed, None when it is.
+        """
         if stream.asked:
-            return
-        answers = []
+            return None
+        answers, fits = [], True
         for _ in range(2):
             (mined,) = await self._layer.nonces([stream.address])
             # Transactions that wait, and that this journal does not know, are of a journal that was lost.
-            answers.append(max(mined, await self._layer.nonce(stream.address, pending=True)))
+            waiting = await self._layer.nonce(stream.address, pending=True)
+            answers.append(max(mined, waiting))
+            fits = fits and mined <= waiting <= mined + UNKNOWN_NONCES_MAX
             if answers[0] <= stream.next_nonce:
                 break
         if len(set(answers)) > 1:
-            raise ChainUnavailable(f"the node names two next nonces of 0x{stream.address.hex()}: {answers}")
+            return ChainUnavailable(f"the node names two next nonces of 0x{stream.address.hex()}: {answers}")
+        if answers[0] > stream.next_nonce + UNKNOWN_NONCES_MAX and self._doubts(stream, answers[0], fits):
+            return ChainUnavailable(
+                f"the node names {answers[0]} as the next nonce of 0x{stream.address.hex()} and the journal"
+                f" {stream.next_nonce}: that is not believed before it says so for {self._waiting.gap_seconds:g} s"
+            )
         stream.next_nonce = max(stream.next_nonce, answers[0])
         stream.asked = True
+        return None
+
+    def _doubts(self, stream: Stream, nonce: int, fits: bool) -> bool:
+        """Tell whether a next nonce far above the journal's is in doubt still; every one made up has to be filled.
+
+        It is believed when nearly all before it are mined (`fits`) and the node has said so for a while: so it is with
+        keys that an earlier journal used.
+        """
+        named, since = self._doubted.get(stream.address, (-1, 0.0))
+        if not fits or named != nonce:
+            since = self._follower.clock()
+            self._doubted[stream.address] = nonce, since
+        return self._follower.clock() - since < self._waiting.gap_seconds
 
 
-def _gas_limit(estimate: int, head: Block) -> int | Revert:
-    """Return the limit for an estimate: never above the block's."""
+def _gas_limit(call: Call, estimate: int, head: Block) -> int | Revert:
+    """Return the limit for an estimate: never above the block's, nor far above what the call is worth."""
+    if call.gas_max and estimate > call.gas_max:
+        return Revert(f"it needs {estimate} gas, and {call.gas_max} is the most that it is worth")
     if not head.gas_limit:
         return estimate + estimate // GAS_MARGIN_DIVISOR
     if estimate > head.gas_limit:

@@ -6,6 +6,7 @@ No I/O here. `Sender` signs, `Follower` sends and looks what was mined; both wor
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from channels.signatures import key_address
 from channels.types import Address
@@ -30,6 +31,7 @@ class Outgoing:
     nonce: int
     purpose: str
     raw: bytes
+    attached: tuple[Any, ...] = field(default=(), compare=False, repr=False)  # of its call, to be persisted with it
 
     @property
     def tx_hash(self) -> bytes:

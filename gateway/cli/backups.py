@@ -16,9 +16,9 @@ from gateway.archive import Archive, open_archive
 from gateway.backup import make_backup, note
 from gateway.cli.asking import ask
 from gateway.config import Config, load_config, parse_config
+from gateway.data_dir import lock_data_dir
 from gateway.errors import SetupError
 from gateway.restore import Proof, prove, put_in_place
-from gateway.service import lock_data_dir
 from gateway.summary import tokens
 from settlement.client import JsonRpcLayer
 from settlement.transports import HttpTransport

@@ -16,6 +16,7 @@ from devices.paho_client import probe
 from gateway.archive import JOURNAL, OPERATORS
 from gateway.audit import Unsteady, audit
 from gateway.backup import last_backup
+from gateway.broker_login import link_settings
 from gateway.cli.asking import ask
 from gateway.cli.setup import open_keys
 from gateway.cli.terminal import GREEN, RED, YELLOW, colours, paint, plain
@@ -24,7 +25,6 @@ from gateway.control import SOCKET
 from gateway.errors import GatewayError, SetupError
 from gateway.keys import KeyRing
 from gateway.offline import OfflineBooks
-from gateway.service import _link_settings
 from gateway.web.server import is_loopback
 from settlement.client import JsonRpcLayer
 from settlement.errors import ChainError
@@ -128,7 +128,7 @@ def _backup(config: Config) -> Finding:
 def _broker(config: Config) -> Finding:
     """A real MQTT connection with the gateway's own credentials, under another client id than a running gateway's."""
     try:
-        settings = _link_settings(config)
+        settings = link_settings(config)
         probe(settings)
     except (SetupError, LinkUnavailable) as error:
         return Finding("broker", False, str(error))

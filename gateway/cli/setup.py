@@ -59,7 +59,7 @@ keep = 7
 
 [pipeline]
 batch_max = 512
-window_ms = 5
+window_ms = 100
 
 [web]                         # dashboard, API and metrics
 enabled = true

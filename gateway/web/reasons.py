@@ -41,7 +41,8 @@ REASONS: dict[Refusal, Words] = {
     ),
     Refusal.UNKNOWN_CHANNEL: Words(
         "The gateway knows no such channel or account.",
-        "Send `open` again, unchanged: a deposit that was used already is found on chain.",
+        "Send `open` again: a deposit that was used already is found on chain. With `register` from the last "
+        "receipt nothing is counted twice or left out.",
         "Usually nothing: it opens the channel again. If it goes on, it was set up for another gateway or chain.",
     ),
     Refusal.WRONG_DEVICE: Words(
@@ -123,7 +124,7 @@ REASONS: dict[Refusal, Words] = {
         "Raise `offer.max_ahead`, or let the device sign no more than it owes.",
     ),
     Refusal.CHAIN_STALE: Words(
-        "The gateway has seen no block for so long that it cannot vouch for balances.",
+        "The gateway has read no block for so long that it cannot vouch for balances.",
         "Wait and resend.",
         "The chain has been silent for too long: see Repairs.",
     ),
@@ -134,7 +135,8 @@ REASONS: dict[Refusal, Words] = {
     ),
     Refusal.DEPOSIT_INVALID: Words(
         "The deposit's authorization is not signed by the payer, is outside its times, was used, or the "
-        "token refuses it (too little money).",
+        "token refuses it (too little money); or it takes far more gas than a plain one (the payer's key has "
+        "code that wastes it).",
         "Check the payer's balance, sign a new authorization with another salt.",
         "See that the payer has enough tokens, and that the device's clock is right.",
     ),

@@ -59,7 +59,7 @@ def _surroundings(desk: "Desk") -> Iterator[Repair]:
             code="chain_silent",
             severity="fault" if gateway.terms.chain_stale else "warning",
             title="The chain is silent",
-            words=f"{gateway.config.chain.url} has shown no block {since}. Nothing settles meanwhile.",
+            words=f"{gateway.config.chain.url} has shown no block that can be read {since}. Nothing settles meanwhile.",
             how="See that the node runs and is in step with its network, or name another one in [chain] url.",
             link="/layer",
             action=_button("chain_silent", "Ask it again now"),

@@ -11,7 +11,7 @@ from benchmarks import execution, execution_loads
 from benchmarks.execution import _pairs, _rates, _rounds
 from benchmarks.execution_child import PAY_EACH, PAYER
 from benchmarks.execution_loads import CHAIN_ID, account, claims, signed, transfers
-from benchmarks.execution_runs import BATCH_BYTES, bare_recoveries, batches, on_chain, percentile
+from benchmarks.execution_runs import BATCH_BYTES, bare_recoveries, batches, on_chain
 from benchmarks.frame import BenchmarkFailed
 from channels.digests import keccak
 
@@ -84,7 +84,3 @@ def test_the_paying_contract_makes_one_account_for_each_number() -> None:
     )
     chain.produce_block()
     assert [chain.balance(((1 << 100) + n).to_bytes(20, "big")) for n in range(-1, 6)] == [0, 1, 1, 1, 1, 1, 0]
-
-
-def test_percentiles_are_of_the_nearest_rank() -> None:
-    assert [percentile(range(100, 0, -1), percent) for percent in (1, 50, 99, 100)] == [1, 50, 99, 100]

@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks import frame
 from benchmarks.__main__ import SUITES
-from benchmarks.first_payment import _percentile
 from benchmarks.frame import Benchmark, BenchmarkFailed, Row, Suite
 from benchmarks.site import ROOT, Child
 
@@ -125,9 +124,12 @@ def test_names_are_unique() -> None:
     assert [suite.name for suite in SUITES if not suite.default] == ["fresh_clone", "execution"]
 
 
-@pytest.mark.parametrize(("percent", "expected"), [(50, 50), (99, 99), (100, 100), (1, 1)])
-def test_percentiles_are_of_the_nearest_rank(percent: int, expected: int) -> None:
-    assert _percentile(range(1, 101), percent) == expected
+@pytest.mark.parametrize(
+    ("percent", "of", "expected"),
+    [(50, 100, 50), (99, 100, 99), (100, 100, 100), (1, 100, 1), (99.9, 1_000, 999), (99.9, 1_001, 1_000), (50, 1, 1)],
+)
+def test_percentiles_are_of_the_nearest_rank(percent: float, of: int, expected: int) -> None:
+    assert frame.percentile(range(of, 0, -1), percent) == expected
 
 
 def test_a_child_that_dies_is_a_failed_benchmark() -> None:

@@ -96,6 +96,22 @@ def test_the_largest_sum_that_can_be_earned() -> None:
     assert (after.earned, after.fee) == (U128_MAX, 10)
 
 
+def test_with_a_past_metering_begins_at_the_first_reading() -> None:
+    """However far it is from the register of `open`, of which nobody knows whether it was paid for."""
+    meter = make_meter(seq=0, register=100, remainder=0)
+    account = make_account(meter=meter, earned=0, fee=0, first_register=100, past=True)
+    assert earn(account, make_reading(seq=1, register=99), 250) is Refusal.REGISTER_LOWER
+    far = make_reading(seq=1, register=100_000)
+    assert earn(replace(account, past=False), far, 250) is Refusal.REGISTER_JUMP
+    first = earn(account, far, 250)
+    assert first == replace(account, meter=Meter(1, 100_000, 0, OFFER, 3), first_register=100_000)
+    assert isinstance(first, Account)
+    after = earn(first, make_reading(seq=2, register=100_010), 10_000)
+    assert isinstance(after, Account)
+    assert (after.earned, after.fee, after.first_register) == (10, 10, 100_000)
+    assert earn(first, make_reading(seq=2, register=100_051), 0) is Refusal.REGISTER_JUMP
+
+
 def test_offsets_are_cumulative_and_stay_within_what_was_earned_less_the_fee() -> None:
     account = make_account()
     after = offset_account(account, 45)
@@ -111,11 +127,11 @@ def test_offsets_are_cumulative_and_stay_within_what_was_earned_less_the_fee() -
 class EarnerLife(RuleBasedStateMachine):
     """One earner account; the operator's fee may change between readings."""
 
-    @initialize(register=st.integers(0, 1_000))
-    def start(self, register: int) -> None:
+    @initialize(register=st.integers(0, 1_000), past=st.booleans())
+    def start(self, register: int, past: bool) -> None:
         meter = make_meter(seq=0, register=register, offer_serial=1)
-        self.account = make_account(meter=meter, earned=0, fee=0)
-        self.audit = EarnerAuditor(DEVICE, register, 1)
+        self.account = make_account(meter=meter, earned=0, fee=0, first_register=register, past=past)
+        self.audit = EarnerAuditor(DEVICE, register, 1, past)
 
     @rule(
         price=st.one_of(st.integers(0, 5 * 10**9), st.integers(0, 2**64 - 1)),

@@ -167,6 +167,51 @@ def test_bounds(
         assert after is refusal
 
 
+# A channel that was claimed up to 300 before it was taken up here, at register 100. A reading of 140 costs 40.
+PAST: list[tuple[str, dict[str, Any], int | Refusal, int]] = [
+    ("the whole price is covered", {"ceiling": 340}, 340, 340),
+    ("and some ahead", {"ceiling": 360}, 340, 360),
+    ("but too far", {"ceiling": 361}, Refusal.CEILING_TOO_FAR, 0),
+    ("one less than the price: some of it may be ahead", {"ceiling": 339}, 319, 339),
+    ("as far ahead as may be", {"ceiling": 321}, 301, 321),
+    ("nothing is proved", {"ceiling": 320}, 300, 320),
+    ("what is claimed and no more", {"ceiling": 300}, 300, 300),
+    ("less than what is claimed", {"ceiling": 299}, Refusal.CEILING_TOO_LOW, 0),
+    ("more than one reading may add", {"register": 151, "ceiling": 339}, Refusal.REGISTER_JUMP, 0),
+    ("from before", {"register": 99, "ceiling": 339}, Refusal.REGISTER_LOWER, 0),
+]
+
+
+@pytest.mark.parametrize(("reading", "charged", "ceiling"), [row[1:] for row in PAST], ids=[row[0] for row in PAST])
+def test_the_first_reading_of_a_channel_with_a_past(
+    reading: dict[str, Any], charged: int | Refusal, ceiling: int
+) -> None:
+    """The register of `open` may be from before what was claimed: no more is charged than the ceiling proves."""
+    meter = make_meter(seq=0, register=100)
+    fields = {"charged": 300, "committed": 300, "claimed": 300, "ceiling": 0, "ceiling_signature": b""}
+    taken = make_channel(meter=meter, **fields)
+    first = make_reading(**{"seq": 1, "register": 140} | reading)
+    after = transition(taken, first)
+    if isinstance(charged, Refusal):
+        assert after is charged
+        if charged is Refusal.CEILING_TOO_LOW:
+            assert required_ceiling(taken, first) == 300
+        return
+    assert isinstance(after, Channel)
+    assert required_ceiling(taken, first) == after.owed == charged
+    assert (after.ceiling, after.meter) == (ceiling, Meter(1, 140, 0, OFFER, 3))
+    assert channel_faults(after) == []
+    # From then on it is a channel like any other.
+    assert transition(after, make_reading(seq=2, register=150, ceiling=charged + 9)) is Refusal.CEILING_TOO_LOW
+    assert applied(after, make_reading(seq=2, register=150, ceiling=charged + 10)).charged == charged + 10
+
+
+def test_a_first_reading_of_a_channel_without_a_past_is_charged_whole() -> None:
+    taken = make_channel(meter=make_meter(seq=0, register=100), charged=0, committed=0, claimed=0)
+    assert transition(taken, make_reading(seq=1, ceiling=9)) is Refusal.CEILING_TOO_LOW
+    assert applied(taken, make_reading(seq=1, ceiling=10)).charged == 10
+
+
 def test_a_first_reading_may_not_have_seq_0() -> None:
     channel = make_channel(meter=make_meter(seq=0))
     assert transition(channel, make_reading(seq=0)) is Refusal.SEQ_OLD

@@ -23,7 +23,7 @@ TestChannelLife.settings = settings(
 # --- the same rules, drawn evenly from a seed: longer and more varied lives than Hypothesis makes ---
 
 SEED = 20_26_11
-LIVES = 60
+LIVES = 100
 STEPS = 120
 
 

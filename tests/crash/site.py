@@ -58,6 +58,10 @@ every_s = 1
 fee_bps = {fee}
 rows_max = 4
 
+# Many commits, and so many moments between them.
+[pipeline]
+window_ms = 5
+
 [web]
 enabled = false
 

@@ -7,7 +7,7 @@ from tests.crash import points
 from tests.crash.harness import run
 from tests.crash.points import RESENT, Schedule
 
-SEED = 7
+SEED = 12
 KILLS = 14
 
 

@@ -13,7 +13,7 @@ from channels.refusals import Refusal
 from gateway.cli.examples import NO, commands
 from gateway.cli.main import _parser
 from gateway.config import Config
-from settlement.claiming import Reason
+from settlement.claim_terms import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = dict(commands(_parser()))

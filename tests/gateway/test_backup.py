@@ -24,8 +24,8 @@ from gateway.archive import open_archive
 from gateway.backup import Backups, make_backup
 from gateway.cli import backups as command
 from gateway.config import BackupConfig
+from gateway.data_dir import RESTORING
 from gateway.errors import SetupError
-from gateway.service import RESTORING
 from settlement.transports import InProcessTransport
 from tests.gateway.test_cli_books import Desk
 from tests.support.gateway_devices import to_json

@@ -19,9 +19,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from devices.client import DeviceLink
 from gateway.broker_files import AUTHORITY, DIRECTORY, PASSWORDS, SETTINGS, gateway_user, rights, settings
+from gateway.broker_login import link_settings
 from gateway.cli import main
 from gateway.config import Config, load_config
-from gateway.service import _link_settings
 from tests.devices.test_client import linked, take
 from tests.devices.test_client_tls import Authority
 from tests.support.mosquitto import Mosquitto, binary, free_port
@@ -144,7 +144,7 @@ async def test_devices_have_their_own_topics_and_the_gateway_all_of_them(site: S
     device = Device(site, pump)
     assert not device.code.is_failure
     assert site.config.mqtt.authenticated_devices is True
-    link = DeviceLink(_link_settings(site.config))
+    link = DeviceLink(link_settings(site.config))
     await link.start()
     other = Device(site, roof)
     try:

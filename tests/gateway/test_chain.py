@@ -349,7 +349,7 @@ async def test_a_restart_reads_no_event_twice(world: World) -> None:
 
 
 async def test_long_gaps_are_read_in_steps(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.watcher.BLOCKS_PER_STEP", 7)
+    monkeypatch.setattr("gateway.block_logs.BLOCKS_PER_STEP", 7)
     monkeypatch.setattr("gateway.watcher.SEEN_EVERY_BLOCKS", 20)
     world = await make_world()
     payer = await flow(world)

@@ -410,7 +410,11 @@ async def test_a_withdrawal_that_starts_and_ends_after_the_refund_was_signed(wor
     await world.transact(payer.payer_key, SETTLEMENT_ADDRESS, calls.finalize_withdraw(payer.config))
     await world.seen()
     await settle(world)
-    # 100,000 were left: they are claimed, and the refund moved nothing but its nonce.
+    # 100,000 were left: they are claimed, and the refund moved nothing but its nonce. No event tells so: the chain's
+    # word for it is asked for once more.
+    assert world.channel(payer).phase is Phase.CLOSING
+    assert world.gateway.closings.pressing
+    await settle(world)
     await closed(world, payer, deposited=5_000_000, owed=100_000)
     assert await world.layer.refund_nonces([payer.id]) == [1]
     await refund_by(world, payer, world.stranger_key, 0, signed.amount, succeeds=False)
@@ -467,6 +471,7 @@ async def test_our_own_claim_came_through_before(world: World) -> None:
     await world.pay(payer, 1_000)
     await ask_to_close(world, payer)
     (work,) = await world.gateway.closings.works()
+    await world.gateway.books.write([ClaimsSigned(((payer.id, 150_000),))])  # as with its transaction
     channel = world.channel(payer)
     row = calls.VoucherClaim(channel.config, channel.ceiling, channel.ceiling_signature, 150_000)
     lane = world.keys.lanes[channel.lane]

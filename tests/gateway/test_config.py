@@ -146,7 +146,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("chain/asset", "0x" + "ag" * 20, "chain.asset", "matching"),
     ("chain/payouts", "0x" + "aa" * 21, "chain.payouts", "matching"),
     ("chain/confirmations", -1, "chain.confirmations", ">= 0"),
-    ("chain/confirmations", 1_001, "chain.confirmations", "<= 1000"),
+    ("chain/confirmations", 121, "chain.confirmations", "<= 120"),
     ("chain/poll_ms", 19, "chain.poll_ms", ">= 20"),
     ("chain/poll_ms", 60_001, "chain.poll_ms", "<= 60000"),
     ("offer/withdraw_delay", 899, "offer.withdraw_delay", ">= 900"),

@@ -13,10 +13,10 @@ from devices.client import DeviceLink
 from devices.link import LinkSettings, LinkUnavailable, MqttVersion
 from devices.paho_client import probe
 from gateway.broker_files import AUTHORITY, DIRECTORY, GATEWAY_PASSWORD, write_broker_files
+from gateway.broker_login import link_settings
 from gateway.cli import doctor as doctors
 from gateway.cli.doctor import Finding
 from gateway.config import Config
-from gateway.service import _link_settings
 from tests.gateway.test_broker_files import Site
 from tests.support.mosquitto import Mosquitto, free_port
 
@@ -134,7 +134,7 @@ def test_somebody_else_listens() -> None:
 
 
 async def test_a_running_gateway_stays_connected_and_nothing_is_said_in_its_name(site: Site) -> None:
-    link = DeviceLink(_link_settings(site.config))
+    link = DeviceLink(link_settings(site.config))
     await link.start()
     try:
         for version in (MqttVersion.V311, MqttVersion.V5):

@@ -1,14 +1,14 @@
 """Opening and topping up, against a chain on which others act too (docs/protocol.md 3 and 5)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from channels.digests import deposit_nonce, domain_separator, keccak
 from channels.refusals import Refusal
-from channels.signatures import sign
+from channels.signatures import key_address, sign
 from channels.state import Phase
 from channels.types import SETTLEMENT_ADDRESS
 from devices.messages import Receipt, Status
@@ -20,8 +20,9 @@ from settlement import calls
 from settlement.abi import call_data
 from settlement.errors import ChainUnavailable
 from settlement.genesis import TOKEN_ADDRESS
+from settlement.port import Call
 from tests.support.gateway_devices import Payer, secret, to_cbor, to_json
-from tests.support.gateway_world import CHAIN_ID, EPOCH, SERVICES, TOKEN, Crash, World, until
+from tests.support.gateway_world import CHAIN_ID, COIN, EPOCH, SERVICES, TOKEN, Crash, World, until
 
 Make = Callable[..., Awaitable[World]]
 
@@ -247,6 +248,58 @@ async def test_a_payer_without_the_money_is_refused(world: World) -> None:
     other = world.payer("meter-2", payer_key=payer.payer_key, device_key=payer.device_key)
     assert other.id == payer.id
     opening(await world.ask("meter-2", "open", to_json(other.open())), other, 5_000_000)
+
+
+# As a key's code under EIP-7702: isValidSignature says yes, after so many rounds of a loop of 26 gas.
+def code_of(rounds: int) -> str:
+    loop = f"63{rounds:08x}5b600190038060055750" if rounds else ""
+    return f"0x{loop}631626ba7e60e01b60005260206000f3"
+
+
+async def with_code(make_world: Make, rounds: int) -> World:
+    """A world in which the payer of meter-1 is a key with code."""
+    payer = key_address(secret("payer of meter-1"))
+    return await make_world(extra_alloc={f"0x{payer.hex()}": {"balance": hex(COIN), "code": code_of(rounds)}})
+
+
+@pytest.mark.parametrize("rounds", [0, 12_000])
+async def test_a_payer_with_code_that_verifies_its_signature(make_world: Make, rounds: int) -> None:
+    """Also with 330,000 gas for a curve that the chain does not know."""
+    world = await with_code(make_world, rounds)
+    before = world.ledger.totals.gas_used
+    payer = await world.opened()
+    assert rounds * 26 < world.ledger.totals.gas_used - before < openings.DEPOSIT_GAS_MAX
+    await credited(world, payer, 5_000_000)
+
+
+async def test_a_payer_with_code_that_burns_gas_is_refused(make_world: Make, caplog: pytest.LogCaptureFixture) -> None:
+    world = await with_code(make_world, 2_000_000)
+    before = world.ledger.totals.gas_used
+    payer = world.payer()
+    for salt in (1, 2):
+        answer = await world.ask("meter-1", "open", to_json(payer.open(salt=salt)))
+        assert (answer.status, answer.reason) == (Status.REFUSED, Refusal.DEPOSIT_INVALID)
+    assert world.ledger.totals.gas_used == before, "nothing was sent"
+    assert (await world.view(payer.id)).balance == 0
+    assert "the deposit of meter-1 is not submitted: it needs 5" in caplog.text
+    assert "942000 is the most that it is worth" in caplog.text
+    # Another device is served meanwhile.
+    await credited(world, await world.opened("meter-2"), 5_000_000)
+
+
+async def test_a_plain_deposit_takes_what_the_bound_rests_on(world: World) -> None:
+    payer = world.payer()
+    estimates: list[Any] = []
+
+    async def note(wanted: Sequence[Call]) -> None:
+        estimates.extend([await world.layer._inner.estimate_gas(call) for call in wanted])
+
+    for salt in (1, 2):
+        world.layer.once_before("estimate_all", note)
+        assert (await world.ask("meter-1", "open", to_json(payer.open(salt=salt)))).reason is None
+    first, top_up = estimates
+    assert first == pytest.approx(openings.PLAIN_DEPOSIT_GAS, rel=0.02)
+    assert top_up < first
 
 
 async def test_a_deposit_that_fails_on_the_way_leaves_nothing_behind(world: World) -> None:

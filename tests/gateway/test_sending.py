@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from gateway.records import TransactionLost, TransactionMined, TransactionSigned
 from settlement.errors import ChainRefused, ChainUnavailable
 from settlement.port import Call, Fees, Revert, TxReceipt
 from settlement.sender import Order
+from settlement.streams import Outstanding
+from settlement.transactions import read_transaction
+from tests.support.gateway_devices import Payer
 from tests.support.gateway_world import COIN, Crash, World, until
 from tests.support.sending import Clock
 
@@ -316,3 +320,89 @@ async def test_strange_records_are_damage(make_world: Make) -> None:
     with pytest.raises(JournalFault, match="not one of ours"):
         world.gateway.outbox.resend()
     await world.crash()
+
+
+async def test_a_next_nonce_far_too_high_is_not_filled_up_to(world: World) -> None:
+    """The node says for one lane, at its first transaction, that thousands were mined."""
+    payer = await world.opened()
+    await world.pay(payer, 1_000)
+    lane = world.channel(payer).config.receiver
+    inner, left = world.layer._inner, [2]  # it is asked twice
+    honest = inner.nonces
+
+    async def lying(addresses: Sequence[Address]) -> list[int]:
+        if list(addresses) == [lane] and left[0]:
+            left[0] -= 1
+            return [2_000]
+        return await honest(addresses)
+
+    inner.nonces = lying  # type: ignore[method-assign]
+    await world.gateway.settler.settle()
+    assert world.channel(payer).claimed == payer.charged
+    assert any("names 2000 as the next nonce" in trouble for trouble in world.troubles)
+    (used,) = await honest([lane])
+    assert used == world.gateway.outbox.stream(lane).next_nonce == 3, "claim, settle, sweep"
+
+
+async def two_lanes(world: World) -> tuple[Payer, Payer]:
+    """Return two payers of different lanes."""
+    one = await world.opened("meter-1")
+    for number in range(2, 9):
+        other = await world.opened(f"meter-{number}")
+        if other.config.receiver != one.config.receiver:
+            return one, other
+    raise AssertionError("all are of one lane")
+
+
+async def test_a_key_in_doubt_holds_up_no_other_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane's key was used by an earlier journal, and what it sent still changes: the other lane claims."""
+    monkeypatch.setattr("gateway.sending._RETRY_S", 0.05)
+    one, other = await two_lanes(world)
+    for payer in (one, other):
+        await world.pay(payer, 1_000)
+    inner, lane, used = world.layer._inner, one.config.receiver, count(100)
+    honest = inner.nonces
+
+    async def many(addresses: Sequence[Address]) -> list[int]:
+        said = zip(addresses, await honest(addresses), strict=True)
+        return [next(used) if address == lane else each for address, each in said]
+
+    inner.nonces = many  # type: ignore[method-assign]
+    cycle = asyncio.ensure_future(world.gateway.settler.settle())
+    await until(lambda: world.channel(other).claimed == other.charged)
+    assert world.channel(one).claimed == 0
+    inner.nonces = honest  # type: ignore[method-assign]
+    await cycle
+    assert world.channel(one).claimed == one.charged
+    claims = [each.purpose for commit in journaled(world, TransactionSigned) for each in commit]
+    assert claims.count("claim 1") == 2, "neither was signed twice"
+
+
+async def test_a_key_whose_transaction_may_be_lost_holds_up_no_other_key(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one lane sends is answered "timed out", again and again; what another sends beside it is signed and sent."""
+    monkeypatch.setattr("gateway.sending._RETRY_S", 0.05)
+    stuck, free = world.keys.lanes[0].address, world.keys.lanes[1].address
+    inner = world.layer._inner
+    honest = inner.send_all
+
+    async def some(raws: Sequence[bytes]) -> list[Any]:
+        return [
+            ChainUnavailable("request timed out") if read_transaction(raw).value in (1, 2) else (await honest([raw]))[0]
+            for raw in raws
+        ]
+
+    inner.send_all = some  # type: ignore[method-assign]
+    (entry,) = await world.gateway.outbox.send_all([gift(world, 1, stuck)])
+    assert isinstance(entry, Outstanding)
+    await until(lambda: not entry.sending)
+    refused, sent = await world.gateway.outbox.send_all([gift(world, 2, stuck), gift(world, 4, free)])
+    assert isinstance(refused, ChainRefused)
+    assert "gift 1, sent before, is outstanding" in str(refused)
+    assert isinstance(sent, Outstanding)
+    both = asyncio.ensure_future(world.gateway.outbox.execute_all([gift(world, 8, stuck), gift(world, 16, free)]))
+    await until(lambda: any(each.transaction.purpose == "gift 16" for each in world.ledger.mined.values()))
+    inner.send_all = honest  # type: ignore[method-assign]
+    assert all(isinstance(each, TxReceipt) for each in await both)
+    assert await given(world) == 1 + 4 + 8 + 16

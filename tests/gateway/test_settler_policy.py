@@ -11,7 +11,7 @@ from gateway.config import SettlementConfig
 from gateway.entries import ASIDE_PAUSE_MAX, Aside
 from gateway.records import CycleStarted, RowsSetAside
 from settlement import calls
-from settlement.claiming import Reason
+from settlement.claim_terms import Reason
 from settlement.port import Call, Revert
 from tests.support.gateway_devices import Payer
 from tests.support.gateway_world import Crash, World, until

@@ -304,7 +304,7 @@ async def test_a_chain_that_is_only_shorter_is_waited_for(life: ReorgLife, monke
     for _ in range(3):
         await life.watcher.step()
     assert life.watcher.head == head, "an older block is no news"
-    monkeypatch.setattr("gateway.watcher.LAG_S", -1.0)
+    monkeypatch.setattr("gateway.heads.LAG_S", -1.0)
     with pytest.raises(ChainUnavailable, match=r"the node lags"):
         await life.watcher.step()
     assert life.only.balance == 1_005
@@ -471,9 +471,27 @@ async def test_a_missed_event_is_noticed_and_read_again(life: ReorgLife) -> None
     life.check()
 
 
-async def test_one_that_is_missed_twice_is_a_fault(life: ReorgLife) -> None:
+async def test_one_that_is_missed_twice_is_taken_from_the_view(life: ReorgLife) -> None:
     await life.watcher.compare()
     await hide(life, "deposit 400")
+    later(life)
+    await life.watcher.step()
+    await life.watcher.compare()
+    await life.watcher.step()
+    assert life.only.balance == 1_000
+    await life.watcher.compare()
+    assert life.only.balance == 1_400
+    await life.crash()
+    assert life.only.balance == 1_400
+
+
+async def test_a_view_to_which_no_events_lead_is_a_fault(life: ReorgLife) -> None:
+    """What is claimed was never signed."""
+    await life.watcher.compare()
+    life.chain.act(life.only.id, "claim", 700, 700)
+    life.chain.mine()
+    (event,) = life.chain.blocks[-1].events
+    life.chain.hidden.add(event.position)
     later(life)
     await life.watcher.step()
     await life.watcher.compare()

@@ -15,19 +15,8 @@ from channels.digests import channel_id, keccak, voucher_digest
 from channels.signatures import key_address, sign
 from channels.types import SETTLEMENT_ADDRESS, ChannelConfig, Network
 from settlement import calls
-from settlement.claiming import (
-    Claimable,
-    Claiming,
-    Decision,
-    Exposure,
-    GasUse,
-    Policy,
-    Reason,
-    Situation,
-    decide,
-    exposure,
-    pressing,
-)
+from settlement.claim_terms import Claimable, Claiming, Decision, Exposure, GasUse, Policy, Reason, Situation
+from settlement.claiming import decide, exposure, pressing
 from settlement.contracts import artifact, mapping_slot
 from settlement.genesis import TOKEN_ADDRESS, alloc
 from settlement.transactions import Transaction, sign_transaction

@@ -158,7 +158,7 @@ async def test_a_rate_limit_is_no_refusal(code: int, words: str) -> None:
     asked = [
         layer(eth_getCode=limited).has_code(bytes(20)),
         layer(eth_getBalance=limited).native_balances([bytes(20)]),
-        layer(eth_getLogs=limited).events(1, 4),
+        layer(eth_getLogs=limited, eth_getBlockByNumber=limited).events(1, 4),
         layer(eth_call=limited).refund_nonces([bytes(32)]),
         layer(eth_sendRawTransaction=limited).send_raw(b""),
         layer(eth_estimateGas=limited).estimate_all([CALL]),
@@ -321,8 +321,9 @@ async def test_a_refused_range_of_logs_is_halved() -> None:
 
 @pytest.mark.parametrize("error", [ChainRefused(-32000, "no logs"), AnswerTooLarge("too many")])
 async def test_logs_of_one_block_that_are_refused_stay_refused(error: ChainError) -> None:
+    """Unless the node has the block's receipts, as tests/settlement/test_log_queries.py shows."""
     with pytest.raises(type(error)):
-        await layer(eth_getLogs=error).events(3, 9)
+        await layer(eth_getLogs=error, eth_getBlockByNumber=None).events(3, 9)
 
 
 @pytest.mark.parametrize(
@@ -355,8 +356,9 @@ async def test_logs_of_another_block_than_the_one_named_are_faults(fields: dict[
 
 
 async def test_a_node_that_limits_questions_by_hash_is_asked_later() -> None:
+    limited = ChainRefused(-32005, "slow down")
     with pytest.raises(ChainUnavailable, match="slow down"):
-        await layer(eth_getLogs=ChainRefused(-32005, "slow down")).events(5, 5, bytes(32))
+        await layer(eth_getLogs=limited, eth_getBlockByHash=limited).events(5, 5, bytes(32))
 
 
 TRANSFER = {

@@ -41,36 +41,63 @@ STEPS: list[tuple[str, dict[str, Any], tuple[int | None, Refund | None] | None]]
     ("the next nonce", {"nonce": 7}, (50, Refund(7, 950))),
     ("a withdrawal is pending: claim first", {"withdrawing": 100}, (50, None)),
     ("and then refund", {"withdrawing": 100, "claimed": 50, "committed": 50}, (None, Refund(0, 950))),
-    ("a signed one is sent as it was signed", {"signed": Refund(0, 900)}, (50, Refund(0, 900))),
-    ("but beside a withdrawal after the claim", {"signed": Refund(0, 900), "withdrawing": 5}, (50, None)),
+    ("a signed one is sent as it was signed", {"signed": (Refund(0, 900),)}, (50, Refund(0, 900))),
+    ("but beside a withdrawal after the claim", {"signed": (Refund(0, 900),), "withdrawing": 5}, (50, None)),
     (
         "also when nothing is left to return",
-        {"signed": Refund(0, 900), "balance": 50, "claimed": 50, "committed": 50},
+        {"signed": (Refund(0, 900),), "balance": 50, "claimed": 50, "committed": 50},
         (None, Refund(0, 900)),
     ),
     (
         "used up, by whomever",
-        {"signed": Refund(0, 950), "nonce": 1, "balance": 50, "refunds": 1},
+        {"signed": (Refund(0, 950),), "nonce": 1, "balance": 50, "refunds": 1},
         (50, None),
     ),
     (
         "used up, and all claimed",
-        {"signed": Refund(0, 950), "nonce": 1, "balance": 50, "claimed": 50, "committed": 50, "refunds": 1},
+        {"signed": (Refund(0, 950),), "nonce": 1, "balance": 50, "claimed": 50, "committed": 50, "refunds": 1},
         None,
     ),
     (
         "a deposit came after the refund was signed",
-        {"signed": Refund(0, 950), "nonce": 1, "balance": 80, "claimed": 50, "committed": 50, "refunds": 1},
+        {"signed": (Refund(0, 950),), "nonce": 1, "balance": 80, "claimed": 50, "committed": 50, "refunds": 1},
         (None, Refund(1, 30)),
     ),
     (
+        "one signed for a nonce to come: claim first",
+        {"signed": (Refund(1, 950),), "refunds": 1},
+        (50, None),
+    ),
+    (
+        "and then all before it",
+        {"signed": (Refund(1, 950),), "claimed": 50, "committed": 50, "refunds": 1},
+        (None, Refund(0, 950)),
+    ),
+    (
+        "and then that one",
+        {
+            "signed": (Refund(1, 950), Refund(0, 950)),
+            "nonce": 1,
+            "balance": 50,
+            "claimed": 50,
+            "committed": 50,
+            "refunds": 2,
+        },
+        (None, Refund(1, 950)),
+    ),
+    (
+        "two for one nonce: the last one",
+        {"signed": (Refund(0, 900), Refund(0, 950)), "claimed": 50, "committed": 50},
+        (None, Refund(0, 950)),
+    ),
+    (
         "deposits that never end",
-        {"signed": Refund(2, 5), "nonce": 3, "balance": 80, "claimed": 50, "committed": 50, "refunds": REFUNDS_MAX},
+        {"signed": (Refund(2, 5),), "nonce": 3, "balance": 80, "claimed": 50, "committed": 50, "refunds": REFUNDS_MAX},
         None,
     ),
     (
         "the last refund is still sent",
-        {"signed": Refund(2, 5), "nonce": 2, "balance": 80, "claimed": 50, "committed": 50, "refunds": REFUNDS_MAX},
+        {"signed": (Refund(2, 5),), "nonce": 2, "balance": 80, "claimed": 50, "committed": 50, "refunds": REFUNDS_MAX},
         (None, Refund(2, 5)),
     ),
 ]
@@ -85,7 +112,7 @@ def test_a_channel_that_failed_claims_alone_and_then_refunds() -> None:
     assert next_step(position(), claim_first=True) == FinalStep(ID, 2, 50, None)
     claimed = position(claimed=50, committed=50)
     assert next_step(claimed, claim_first=True) == FinalStep(ID, 2, None, Refund(0, 950))
-    signed = position(signed=Refund(0, 950))
+    signed = position(signed=(Refund(0, 950),))
     assert next_step(signed, claim_first=True) == FinalStep(ID, 2, 50, None), "signed before or not"
 
 
@@ -147,21 +174,23 @@ class Life:
     committed: int = 0
     signed: list[Refund] = field(default_factory=list)
     reverted: int = 0
+    begun: int = 0  # how many were signed before this closing
 
-    def step(self) -> FinalStep | None:
+    def step(self, lie: int = 0) -> FinalStep | None:
+        """Return the next step as it is seen by a node that names a nonce `lie` too high."""
         chain = self.chain
         return next_step(
             position(
                 owed=self.owed, committed=self.committed, claimed=chain.claimed, ceiling=self.owed + 3,
-                balance=chain.balance, withdrawing=chain.pending, nonce=chain.nonce,
-                signed=self.signed[-1] if self.signed else None, refunds=len(self.signed),
+                balance=chain.balance, withdrawing=chain.pending, nonce=chain.nonce + lie,
+                signed=tuple(self.signed), refunds=len(self.signed) - self.begun,
             ),
             claim_first=self.reverted > 0,
         )  # fmt: skip
 
     def sign(self, step: FinalStep) -> None:
         self.committed = max(self.committed, step.total_claimed or 0)
-        if step.refund is not None and (not self.signed or step.refund != self.signed[-1]):
+        if step.refund is not None and step.refund not in self.signed:
             assert step.refund.amount <= self.chain.balance - max(self.owed, self.committed)
             self.signed.append(step.refund)
 
@@ -176,18 +205,30 @@ class Life:
         self.reverted += 1
 
 
-def close(draw: Random) -> Life:
-    """Close a channel while strangers deposit and send signed refunds, and the payer starts withdrawals."""
+def begin(draw: Random) -> Life:
+    """Return a channel that somebody closes."""
     balance = draw.randint(0, 60)
     life = Life(draw.randint(0, balance), Chain(balance))
     life.chain.claim(draw.randint(0, life.owed))
     life.committed = life.chain.claimed
     if draw.random() < 0.4:
         life.chain.pending = draw.randint(0, balance - life.chain.claimed)
+    return life
+
+
+def close(draw: Random, life: Life, lies: int = 0) -> Life:
+    """Close a channel while strangers deposit and send signed refunds, and the payer starts withdrawals.
+
+    In some of the looks, `lies` at most, the node names too high a nonce.
+    """
     in_vain = 0
     for _ in range(200):
-        step = life.step()
+        lie = draw.randint(1, 2) if lies and draw.random() < 0.3 else 0
+        lies -= bool(lie)
+        step = life.step(lie)
         if step is None:
+            if lie:
+                continue  # an end is believed only when it is certain
             return life
         life.sign(step)
         if life.signed and draw.random() < 0.3:
@@ -206,13 +247,37 @@ def close(draw: Random) -> Life:
 def test_whatever_strangers_send_nothing_that_is_owed_is_lost() -> None:
     """Within the delay no withdrawal ends, so all that is owed must be claimed, and no signature be left over."""
     for seed in range(4_000):
-        life = close(Random(seed))
+        draw = Random(seed)
+        life = close(draw, begin(draw))
         shown = f"seed {seed}: {life}"
         assert life.chain.claimed == life.owed, shown
         assert all(refund.nonce < life.chain.nonce for refund in life.signed), shown
         assert len(life.signed) <= REFUNDS_MAX, shown
         if len(life.signed) < REFUNDS_MAX:
             assert life.chain.balance == life.chain.claimed, f"{shown}: the payer did not get back the rest"
+
+
+def test_refunds_for_nonces_that_were_made_up_reach_nothing_that_is_owed() -> None:
+    """Neither while it closes nor after it was opened again, nor while it closes again."""
+    stray = 0
+    for seed in range(4_000):
+        draw = Random(seed)
+        life = close(draw, begin(draw), lies=4)
+        shown = f"seed {seed}: {life}"
+        assert life.chain.claimed == life.owed, shown
+        for _ in range(2):
+            left = [refund for refund in life.signed if refund.nonce >= life.chain.nonce]
+            stray += len(left)
+            life.signed, life.begun = left, len(left)
+            deposit = draw.randint(1, 60)
+            life.chain.balance += deposit
+            life.owed += draw.randint(0, deposit)
+            before = replace(life.chain)
+            assert not any(life.chain.refund(refund) for refund in draw.sample(left, len(left))), shown
+            assert life.chain == before, shown
+            close(draw, life, lies=2)
+            assert life.chain.claimed == life.owed, f"seed {seed}: {life}"
+    assert stray > 0, "some were left for a nonce that did not come"
 
 
 def test_a_withdrawal_that_ends_takes_no_more_than_without_a_refund() -> None:

@@ -158,7 +158,9 @@ async def test_is_kept_while_it_offers_enough(site: Site) -> None:
     for _ in range(10):
         await scene.later(60)
     assert len(entry.variants) == 1
-    scene.asked.answers["eth_getBlockByNumber"] = lambda params, answer: answer | {"number": hex(9)}
+    scene.asked.answers["eth_getBlockByNumber"] = lambda params, answer: (
+        answer | {"number": hex(9)} if params[0] == "latest" else answer
+    )
     await scene.later(60)
     assert len(entry.variants) == 2, "blocks pass over it: patience ends"
     await scene.later(60)

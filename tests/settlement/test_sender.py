@@ -1,18 +1,20 @@
 """The sender: durable before sent, nothing sent twice, nothing guessed, on every layer and over a faulty line."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from channels.signatures import key_address
-from channels.types import SETTLEMENT_ADDRESS
+from channels.types import SETTLEMENT_ADDRESS, Address
 from settlement import calls
 from settlement.client import JsonRpcLayer
 from settlement.errors import ChainRefused, ChainUnavailable, NonceTaken
 from settlement.following import FILL_PURPOSE
 from settlement.genesis import TOKEN_ADDRESS
 from settlement.port import Call, Revert, TxReceipt
-from settlement.sender import GAS_MARGIN_DIVISOR, Sender
+from settlement.sender import GAS_MARGIN_DIVISOR, UNKNOWN_NONCES_MAX, Sender
 from settlement.streams import Outgoing, Outstanding
 from tests.support.layers import (
     COINS,
@@ -27,7 +29,7 @@ from tests.support.layers import (
     row,
 )
 from tests.support.scripted import ScriptedTransport
-from tests.support.sending import QUICK, SHORT, Journal, Overriding, eventually, first, line
+from tests.support.sending import QUICK, SHORT, Clock, Journal, Overriding, eventually, first, line
 
 LANE, RELAY, TREASURY, POOR = map(key_address, (LANE_KEY, RELAY_KEY, TREASURY_KEY, POOR_KEY))
 # Where it is the line that fails, one layer behind it is enough.
@@ -412,6 +414,98 @@ async def test_a_nonce_beyond_the_journals_must_be_told_twice(site: Site) -> Non
     await site.execute(TREASURY_KEY, LANE, b"", value=1)
     other = Sender(site.layer, [TREASURY_KEY], journal.persist, waiting=QUICK)
     assert (await send(other, 2, TREASURY)).nonce == 1, "a key that was used before this journal"
+
+
+async def test_a_call_that_needs_more_gas_than_it_is_worth_is_not_sent(site: Site) -> None:
+    journal = Journal()
+    sender = Sender(site.layer, [RELAY_KEY], journal.persist, booked=journal.booked, waiting=QUICK)
+    call = Call(RELAY, LANE, b"", 1, gas_max=20_999)
+    (outcome,) = await sender.send_all([(call, "dear")])
+    assert outcome == Revert("it needs 21000 gas, and 20999 is the most that it is worth")
+    assert journal.entries == []
+    async with mining(site):
+        assert isinstance(await sender.execute(Call(RELAY, LANE, b"", 1, gas_max=21_000), "fair"), TxReceipt)
+    assert await given(site) == 1
+
+
+async def test_a_key_that_cannot_be_used_yet_holds_up_no_other_key(site: Site) -> None:
+    """Its next nonce is in doubt: two answers differ."""
+    answers = {RELAY: iter([7, 8])}
+    journal = Journal()
+    layer = JsonRpcLayer(site.transport)
+    honest = layer.nonces
+
+    async def nonces(addresses: Sequence[Address]) -> list[int]:
+        said = zip(addresses, await honest(addresses), strict=True)
+        return [next(answers.get(address, iter(())), each) for address, each in said]
+
+    layer.nonces = nonces  # type: ignore[method-assign]
+    sender = Sender(layer, [RELAY_KEY, TREASURY_KEY], journal.persist, booked=journal.booked, waiting=QUICK)
+    doubt, sent = await sender.try_all([gift(1), gift(2, TREASURY)])
+    assert isinstance(doubt, ChainUnavailable)
+    assert "two next nonces" in str(doubt)
+    assert isinstance(sent, Outstanding)
+    assert [entry.purpose for entry in journal.entries] == ["gift 2"]
+    async with mining(site):
+        first, second = await sender.execute_all([gift(1), gift(2, TREASURY)])
+    assert isinstance(first, TxReceipt)
+    assert isinstance(second, TxReceipt)
+    assert [entry.purpose for entry in journal.entries] == ["gift 2", "gift 1"], "none was signed twice"
+
+
+def naming(site: Site, mined: int, waiting: int) -> Overriding:
+    """A node that makes up next nonces."""
+
+    def name(params: Sequence[Any], answer: Any) -> str:
+        return hex(waiting if params[1] == "pending" else mined)
+
+    return Overriding(site.transport, {"eth_getTransactionCount": name})
+
+
+@EMBEDDED
+async def test_a_nonce_far_beyond_the_journals_must_be_said_for_a_while(site: Site) -> None:
+    journal, clock = Journal(), Clock()
+    far = 1 + UNKNOWN_NONCES_MAX + 1
+    node = naming(site, far, far)
+    sender = Sender(JsonRpcLayer(node), [RELAY_KEY], journal.persist, waiting=QUICK, clock=clock)
+    sender.resume([], {RELAY: 1})
+    words = f"names {far} as the next nonce of 0x{RELAY.hex()} and the journal 1"
+    for _ in range(3):
+        with pytest.raises(ChainUnavailable, match=words):
+            await sender.send_all([gift(1)])
+    clock.now += 2 * QUICK.gap_seconds
+    node.answers = naming(site, far + 1, far + 1).answers
+    with pytest.raises(ChainUnavailable, match=f"names {far + 1} as"):
+        await sender.send_all([gift(1)])
+    clock.now += QUICK.gap_seconds / 2
+    with pytest.raises(ChainUnavailable, match=f"names {far + 1} as"):
+        await sender.send_all([gift(1)])
+    assert journal.entries == []
+    clock.now += QUICK.gap_seconds
+    assert (await send(sender, 1)).nonce == far + 1, "it is a key that was used elsewhere"
+
+
+@EMBEDDED
+@pytest.mark.parametrize("named", [(2_000, 0), (0, 2_000), (2_000, 1_999)])
+async def test_a_nonce_far_ahead_that_is_not_mined_is_never_believed(site: Site, named: tuple[int, int]) -> None:
+    """What waits and what is mined differ: one of them is made up, or much waits that will be mined soon."""
+    journal, clock = Journal(), Clock()
+    node = naming(site, *named)
+    sender = Sender(JsonRpcLayer(node), [RELAY_KEY], journal.persist, waiting=QUICK, clock=clock)
+    for _ in range(3):
+        with pytest.raises(ChainUnavailable, match="names 2000 as the next nonce"):
+            await sender.send_all([gift(1)])
+        clock.now += 2 * QUICK.gap_seconds
+    node.answers.clear()
+    assert (await send(sender, 1)).nonce == 0
+
+
+@EMBEDDED
+async def test_a_nonce_a_little_beyond_the_journals_is_believed_at_once(site: Site) -> None:
+    journal = Journal()
+    near = naming(site, 0, UNKNOWN_NONCES_MAX)
+    sender = Sender(JsonRpcLayer(near), [RELAY_KEY], journal.persist, waiting=QUICK)
+    assert (await send(sender, 1)).nonce == UNKNOWN_NONCES_MAX
 
 
 async def test_a_nonce_taken_by_another_is_a_fault(site: Site) -> None:

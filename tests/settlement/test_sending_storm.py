@@ -15,7 +15,7 @@ from settlement.client import JsonRpcLayer
 from settlement.errors import ChainRefused, ChainUnavailable
 from settlement.port import Call, TxReceipt
 from settlement.sender import Sender
-from settlement.streams import Outgoing
+from settlement.streams import Outgoing, Outstanding
 from tests.support.layers import COINS, LANE_KEY, RELAY_KEY, TREASURY_KEY, Site, embedded_site
 from tests.support.scripted import FaultyTransport
 from tests.support.sending import QUICK, Clock, Journal, Overriding
@@ -99,12 +99,16 @@ class Storm:
         while calls:
             orders = [(call, f"gift to {call.to!r}") for call in calls]
             try:
-                outcomes = await self.sender.execute_all(orders)
+                tried = await self.sender.try_all(orders)
+                sent = [each for each in tried if isinstance(each, Outstanding)]
+                ends = dict(zip(sent, await self.sender.wait_all(sent), strict=True))
             except ChainUnavailable:
                 await asyncio.sleep(0.002)
                 continue
             refused = [
-                call for call, outcome in zip(calls, outcomes, strict=True) if not isinstance(outcome, TxReceipt)
+                call
+                for call, each in zip(calls, tried, strict=True)
+                if not (isinstance(each, Outstanding) and isinstance(ends[each], TxReceipt))
             ]
             # A gift is not cumulative: one that is outstanding, or was mined meanwhile, must not be asked for again.
             known = {outgoing.purpose for outgoing in self.journal.entries}

@@ -142,9 +142,19 @@ class ChannelAuditor:
         return [after - before for before, after in pairwise(marks)]
 
     def exact(self) -> Fraction:
-        prices = [Fraction(reading["price"], 10**9) for reading in self.all("reading")]
-        metered = sum((units * price for units, price in zip(self.steps(), prices, strict=True)), Fraction(0))
-        return self.opening["claimed"] + metered
+        total = Fraction(self.opening["claimed"])
+        for units, reading in zip(self.steps(), self.all("reading"), strict=True):
+            first = reading["seq"] == self.seqs()[1]
+            total = self._after(total, units, reading, first)
+        return total
+
+    def _after(self, total: Fraction, units: int, reading: dict[str, Any], first: bool) -> Fraction:
+        """The exact sum after a reading. The first message of a channel with a past may show that less is owed."""
+        after = total + Fraction(units * reading["price"], 10**9)
+        past: int = self.opening["claimed"]
+        if first and past and reading["ceiling"] < floor(after):
+            return Fraction(max(past, reading["ceiling"] - reading["max_ahead"]))
+        return after
 
     def charged(self) -> int:
         return floor(self.exact())
@@ -207,9 +217,10 @@ class ChannelAuditor:
             broken.add(13)
         if units > reading["max_step"]:
             broken.add(14)
-        after = floor(self.exact() + Fraction(units * reading["price"], 10**9))
-        if after > U128:
+        exact = self.exact()
+        if floor(exact + Fraction(units * reading["price"], 10**9)) > U128:
             broken.add(15)
+        after = floor(self._after(exact, units, reading, self.seqs() == [0]))
         owed = after - self.offset() - self.forgiven()
         if reading["ceiling"] < owed:
             broken.add(16)
@@ -336,16 +347,26 @@ class ChannelAuditor:
 
 @dataclass
 class EarnerAuditor:
-    """The books of one earner account, the same way: a list of readings, fees and offsets."""
+    """The books of one earner account, the same way: a list of readings, fees and offsets.
+
+    With a `past`, nobody knows what was paid before the first reading: it earns nothing.
+    """
 
     device: str
     register: int
     serial: int
+    past: bool = False
     readings: list[dict[str, Any]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
 
+    @property
+    def begins(self) -> int:
+        """The register from which on it earns."""
+        begins: int = self.readings[0]["register"] if self.past and self.readings else self.register
+        return begins
+
     def exact(self, upto: int | None = None) -> Fraction:
-        total, register = Fraction(0), self.register
+        total, register = Fraction(0), self.begins
         for reading in self.readings[:upto]:
             total += Fraction((reading["register"] - register) * reading["price"], 10**9)
             register = reading["register"]
@@ -367,6 +388,8 @@ class EarnerAuditor:
         seqs = [known["seq"] for known in self.readings]
         top = max(seqs, default=0)
         units = reading["register"] - self.last("register", self.register)
+        if self.past and not self.readings:
+            units = min(units, 0)
         broken = {
             4: reading["device"] != self.device,
             5: not reading["signed"],
@@ -389,6 +412,7 @@ class EarnerAuditor:
         return {
             "seq": self.last("seq", 0),
             "register": self.last("register", self.register),
+            "first_register": self.begins,
             "remainder": (self.exact() - earned) * 10**9,
             "offer_serial": self.last("serial", self.serial),
             "earned": earned,

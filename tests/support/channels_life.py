@@ -217,6 +217,8 @@ class ChannelLife(CheckedLife):
             raw["ceiling"] = audit.usable() + skip % 2
         if "unknown" in flaws:
             raw["price"] = None
+        if audit.opening["claimed"] and seqs == [0] and raw["ceiling"] < owed:  # the first one shows what was before
+            owed = max(audit.owed(), raw["ceiling"] - max_ahead)
         self.judge(raw, owed)
 
     def judge(self, raw: dict[str, Any], owed: int) -> None:

@@ -73,7 +73,9 @@ class MemoryLink:
             self._queue.extend(frames)
             self._news.notify_all()
 
-    async def receive(self, limit: int, window_s: float) -> list[Frame]:
+    async def receive(
+        self, limit: int, window_s: float, *, enough: int | None = None, silence_s: float | None = None
+    ) -> list[Frame]:
         """Return what is there, at least one frame, or nothing once stopped."""
         async with self._news:
             await self._news.wait_for(lambda: self._queue or self._stopped)

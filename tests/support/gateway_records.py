@@ -267,6 +267,9 @@ class Script:
             tuple((claim.id, claim.total_claimed) for claim in netting.claims),
         )
         written = self.books.write([started])
+        for claim in netting.claims:  # signed for in commits of their own, or never
+            if self.rng.random() < 0.8:
+                written = self.books.write([r.ClaimsSigned(((claim.id, claim.total_claimed),))])
         rows = tuple((payout.payee, payout.cumulative) for payout in netting.payouts)
         if strangers := [payee for payee, _ in rows if payee not in ledger.parties]:
             written = self.books.write([r.PayeesMet(tuple((payee, self.rng.randrange(99)) for payee in strangers))])

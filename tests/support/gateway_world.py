@@ -151,7 +151,12 @@ class World:
         self.miner.mine()
         self.layer = Tap(JsonRpcLayer(transport, expected_chain_id=CHAIN_ID))
         self.troubles: list[str] = []
+        self.silent_s = 0.0  # how long, by the wall clock, the chain has been as it is
         self._task: asyncio.Task[None] | None = None
+
+    def wall(self) -> float:
+        """Return the time of a wall clock that goes with the chain's, which begins at EPOCH and waits for the test."""
+        return self.gateway.watcher.chain_time + self.silent_s
 
     def _chain(self, body: dict[str, Any]) -> tuple[Any, Transport]:
         """Return a chain with this genesis, and the way to it."""
@@ -172,6 +177,7 @@ class World:
         except BaseException:
             await self._close()
             raise
+        self.gateway.watcher.heads.wall = self.wall
         self.gateway.settler.on_trouble = self.troubles.append
         self.gateway.settler._cycle.on_trouble = self.troubles.append
         self.gateway.outbox.on_trouble = self.troubles.append

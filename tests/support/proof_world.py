@@ -88,6 +88,7 @@ class ProofWorld:
         self.books = ProofBooks(self.observer, self.keys.treasury.address, fee)
         self.troubles: list[str] = []
         self.accepted: list[tuple[str, str, bytes, bytes]] = []  # device, leaf, payload, receipt
+        self.silent_s = 0.0  # how long, by the wall clock, the chain has been as it is
         self._top_ups = 0
         self._task: asyncio.Task[None] | None = None
         self._miner: asyncio.Task[None] | None = None
@@ -106,8 +107,13 @@ class ProofWorld:
         except BaseException:
             await self._close()
             raise
+        self.gateway.watcher.heads.wall = self.wall
         self._task = asyncio.create_task(self.gateway.run())
         return self.gateway
+
+    def wall(self) -> float:
+        """Return the time of a wall clock that goes with the chain's, which begins at EPOCH and waits for the test."""
+        return self.gateway.watcher.chain_time + self.silent_s
 
     async def stop(self) -> None:
         """End the gateway in order."""

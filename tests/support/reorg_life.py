@@ -260,7 +260,8 @@ class ReorgLife:
     async def _sign(self, kind: str, sender: Address, what: Any) -> None:
         self.nonce += 1
         tx_hash = self.nonce.to_bytes(32, "big")
-        await self.books.write([r.TransactionSigned(tx_hash, sender, self.nonce, kind, b"raw")])
+        claims = [r.ClaimsSigned(tuple(what))] if kind == "claim" else []
+        await self.books.write([*claims, r.TransactionSigned(tx_hash, sender, self.nonce, kind, b"raw")])
         self.mempool[tx_hash] = (kind, what)
 
     async def book(self) -> None:
