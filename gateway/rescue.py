@@ -15,9 +15,9 @@ from settlement.planning import claim_batches
 from settlement.port import Call, Revert
 from settlement.streams import Outstanding
 
-# A row that reverts is tried again after this long, then after twice as long each time, up to the last.
+# A row that reverts is tried again after this long, then after twice as long each time, four times at most.
 AGAIN_S = 5.0
-AGAIN_MAX_S = 60.0
+DOUBLED_MAX = 4
 
 
 class Rescue:
@@ -47,6 +47,8 @@ class Rescue:
             receipt = sent[1].receipt
             if receipt is not None and not receipt.succeeded:
                 self._note_failure(row, f"transaction 0x{receipt.tx_hash.hex()} reverted on chain")
+            else:
+                self._failed.pop(row.id, None)
         _, again_at = self._failed.get(row.id, (0, 0.0))
         return not self.is_under_way(row) and monotonic() >= again_at
 
@@ -68,7 +70,7 @@ class Rescue:
 
     def _note_failure(self, row: ClaimTarget, reason: str) -> None:
         times, _ = self._failed.get(row.id, (0, 0.0))
-        self._failed[row.id] = times + 1, monotonic() + min(AGAIN_S * 2**times, AGAIN_MAX_S)
+        self._failed[row.id] = times + 1, monotonic() + AGAIN_S * 2 ** min(times, DOUBLED_MAX)
         self.on_trouble(f"the urgent claim of 0x{row.id.hex()} failed: {reason}")
 
 

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from channels.types import SETTLEMENT_ADDRESS
 from gateway.config import SettlementConfig
+from gateway.rescue import Rescue
 from settlement import calls
 from settlement.genesis import PAYOUTS_ADDRESS
-from settlement.port import Revert
+from settlement.netting import ClaimTarget
+from settlement.port import Call, Revert
 from settlement.transactions import Transaction, read_transaction
 from tests.support.gateway_devices import Payer
 from tests.support.gateway_world import World, config, until
@@ -188,3 +192,28 @@ async def test_the_first_cycle_of_a_run_is_due_by_the_last_one_before_it(make_wo
     await world.seen()
     await world.restart()
     await until(lambda: world.ledger.totals.settlements > 0)
+
+
+async def test_a_row_that_reverts_for_days_is_tried_again_for_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payer may leave a withdrawal pending for ever; the pauses between attempts stay what they are."""
+    now = [0.0]
+    monkeypatch.setattr("gateway.rescue.monotonic", lambda: now[0])
+    row = ClaimTarget(bytes(32), 0, 5, 5)
+    tried = []
+
+    class Reverting:
+        async def send_all(self, orders: Sequence[Any]) -> list[Revert]:
+            tried.append(now[0])
+            return [Revert("ClaimExceedsBalance") for _ in orders]
+
+    def call(rows: Sequence[ClaimTarget]) -> Call:
+        return Call(bytes(20), bytes(20), b"")
+
+    rescue = Rescue(Reverting(), call, asyncio.Lock(), 10)  # type: ignore[arg-type]  # all that it asks of an outbox
+    while len(tried) < 2_000:
+        if rescue.may_try(row):
+            await rescue.claim([row])
+        now[0] += 1.0
+    pauses = [after - before for before, after in pairwise(tried)]
+    assert pauses[:6] == [5, 10, 20, 40, 80, 80]
+    assert set(pauses[5:]) == {80}
