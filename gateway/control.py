@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from gateway.audit import Snapshot, Unsteady, audit, take_snapshot
 from gateway.chain_server import serve
 from gateway.closings import parse_close
+from gateway.durable import ShownWhenDurable
 from gateway.enrolment import BadRequest, add_device, parse_device
 from gateway.errors import JournalFault, SetupError
 from gateway.queries import last_readings
@@ -179,7 +181,8 @@ def application(gateway: Gateway) -> Starlette:
             Route("/v1/books", control.get_books),
             Route("/v1/ledger", control.get_ledger),
             Route("/v1/statements/{party}", control.get_statements),
-        ]
+        ],
+        middleware=[Middleware(ShownWhenDurable, journal=gateway.books.journal)],
     )
 
 

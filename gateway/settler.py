@@ -95,7 +95,7 @@ class Settler:
         self._one = asyncio.Lock()
         self._wake = asyncio.Event()
         self._asked = False
-        self._next = float("inf")
+        self._next = monotonic() + every_s
         self._settlements = 0  # since the start
         self._failed: dict[bytes, int] = {}  # rows set aside, with the settlement in which they failed last
         self._gas_price = 0  # wei per gas, as it was when it was last asked

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from gateway.durable import ShownWhenDurable
 from gateway.errors import JournalFault, SetupError
 from gateway.web.access import Access, Scope
 from gateway.web.api import overview
@@ -69,6 +70,7 @@ class Site:
             middleware=[
                 Middleware(SecureHeaders, hosts=hosts, tls=tls),
                 Middleware(GZipMiddleware, minimum_size=GZIP_FROM, compresslevel=6),
+                Middleware(ShownWhenDurable, journal=desk.gateway.books.journal, covers=_tells_of_money),
             ],
             exception_handlers={HTTPException: _http_error, JournalFault: _fault},
         )
@@ -137,6 +139,10 @@ class Site:
         except Problem as problem:
             return problem_response(problem)
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _tells_of_money(path: str) -> bool:
+    return path.startswith("/api/") or path == "/metrics"
 
 
 def read_metrics_token(path: str) -> str:

@@ -1,9 +1,11 @@
 """What the pages tell is what the books hold: devices, readings, cycles, previews, statements, blocks, events."""
 
+import asyncio
 import time
 from typing import Any
 
 import httpx
+import pytest
 
 from gateway.summary import sums
 from gateway.web.access import Scope
@@ -165,3 +167,19 @@ async def test_a_repair_with_a_button(demo: WebSite) -> None:
     done = await client.post("/api/v1/repairs/chain_silent")
     assert [each["code"] for each in done.json()["repairs"]] == ["no_deposit"]
     assert (await client.post("/api/v1/repairs/nothing")).status_code == 404
+
+
+async def test_nothing_is_shown_before_it_is_on_disk(
+    site: WebSite, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def durable() -> None:
+        await asyncio.shield(written)
+
+    monkeypatch.setattr(site.world.gateway.books.journal, "durable", durable)
+    asked = [asyncio.ensure_future(admin.get(path)) for path in ("/api/v1/overview", "/api/v1/ledger", "/metrics")]
+    assert (await admin.get("/healthz")).status_code == 200
+    assert not any(answer.done() for answer in asked)
+    written.set_result(None)
+    assert [(await answer).status_code for answer in asked] == [200, 200, 200]
