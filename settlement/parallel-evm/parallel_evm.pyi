@@ -80,3 +80,6 @@ class Chain:
     def state_root(self) -> bytes: ...
     @property
     def pending_count(self) -> int: ...
+
+def recover_signers(signed: list[tuple[bytes, bytes]]) -> list[bytes | None]:
+    """Return each (digest, signature) pair's signer, or None where contracts refuse it; releases the GIL."""

@@ -19,9 +19,22 @@ pub struct Receipt {
     pub effective_price: u128,
     pub created: Option<Address>,
     pub logs: Vec<Log>,
-    pub bloom: Bloom,
     /// Position of the first log in its block.
     pub first_log: u64,
+}
+
+impl Receipt {
+    /// The bloom over the logs: made when it is asked for, as 256 bytes are more than most logs take.
+    pub fn bloom(&self) -> Bloom {
+        let mut bloom = Bloom::ZERO;
+        for log in &self.logs {
+            bloom.accrue(BloomInput::Raw(log.address.as_slice()));
+            for topic in log.data.topics() {
+                bloom.accrue(BloomInput::Raw(topic.as_slice()));
+            }
+        }
+        bloom
+    }
 }
 
 /// A block with its transactions and receipts.
@@ -63,7 +76,6 @@ pub fn receipts(txs: &[Arc<SignedTx>], executed: Vec<Executed>, base_fee: u64) -
                 cumulative_gas_used: cumulative,
                 effective_price: tx.effective_price(base_fee),
                 created: executed.created,
-                bloom: bloom_of(&executed.logs),
                 logs: executed.logs,
                 first_log,
             };
@@ -73,35 +85,32 @@ pub fn receipts(txs: &[Arc<SignedTx>], executed: Vec<Executed>, base_fee: u64) -
         .collect()
 }
 
-fn bloom_of(logs: &[Log]) -> Bloom {
-    let mut bloom = Bloom::ZERO;
-    for log in logs {
-        bloom.accrue(BloomInput::Raw(log.address.as_slice()));
-        for topic in log.data.topics() {
-            bloom.accrue(BloomInput::Raw(topic.as_slice()));
-        }
-    }
-    bloom
-}
-
 /// Root over the transactions of a block.
 pub fn transactions_root(txs: &[Arc<SignedTx>]) -> B256 {
     let raw: Vec<&[u8]> = txs.iter().map(|tx| tx.raw.as_ref()).collect();
     ordered_trie_root_encoded(&raw)
 }
 
-/// Root over the receipts of a block.
-pub fn receipts_root(txs: &[Arc<SignedTx>], receipts: &[Receipt]) -> B256 {
-    let encoded: Vec<Vec<u8>> =
-        txs.iter().zip(receipts).map(|(tx, receipt)| encode_receipt(tx.envelope.ty(), receipt)).collect();
-    ordered_trie_root_encoded(&encoded)
+/// Root over the receipts of a block, and the bloom over all their logs.
+pub fn receipts_root(txs: &[Arc<SignedTx>], receipts: &[Receipt]) -> (B256, Bloom) {
+    let mut all = Bloom::ZERO;
+    let encoded: Vec<Vec<u8>> = txs
+        .iter()
+        .zip(receipts)
+        .map(|(tx, receipt)| {
+            let bloom = receipt.bloom();
+            all |= bloom;
+            encode_receipt(tx.envelope.ty(), receipt, &bloom)
+        })
+        .collect();
+    (ordered_trie_root_encoded(&encoded), all)
 }
 
-fn encode_receipt(kind: u8, receipt: &Receipt) -> Vec<u8> {
+fn encode_receipt(kind: u8, receipt: &Receipt, bloom: &Bloom) -> Vec<u8> {
     let mut payload = Vec::with_capacity(320 + receipt.logs.len() * 160);
     receipt.success.encode(&mut payload);
     receipt.cumulative_gas_used.encode(&mut payload);
-    receipt.bloom.encode(&mut payload);
+    bloom.encode(&mut payload);
     receipt.logs.encode(&mut payload);
     let mut out = Vec::with_capacity(payload.len() + 5);
     if kind != 0 {
@@ -112,11 +121,12 @@ fn encode_receipt(kind: u8, receipt: &Receipt) -> Vec<u8> {
     out
 }
 
-/// The roots of a block's body, and its state.
+/// What a header says of a block's body and of the state after it.
 pub struct Roots {
     pub state: B256,
     pub transactions: B256,
     pub receipts: B256,
+    pub logs_bloom: Bloom,
 }
 
 /// Puts a block together.
@@ -127,10 +137,6 @@ pub fn seal(
     receipts: Vec<Receipt>,
     roots: Roots,
 ) -> Block {
-    let mut logs_bloom = Bloom::ZERO;
-    for receipt in &receipts {
-        logs_bloom |= receipt.bloom;
-    }
     let header = Header {
         parent_hash: frame.parent_hash,
         ommers_hash: EMPTY_OMMER_ROOT_HASH,
@@ -138,7 +144,7 @@ pub fn seal(
         state_root: roots.state,
         transactions_root: roots.transactions,
         receipts_root: roots.receipts,
-        logs_bloom,
+        logs_bloom: roots.logs_bloom,
         difficulty: U256::ZERO,
         number: context.number,
         gas_limit: context.gas_limit,

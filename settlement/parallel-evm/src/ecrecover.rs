@@ -5,7 +5,7 @@
 //! estimated before it is sent, and when the process that embeds the chain has verified the very same
 //! signature already.
 
-use alloy_primitives::{Address, B256, keccak256_uncached, map::HashMap};
+use alloy_primitives::{Address, B256, U256, keccak256_uncached, map::HashMap};
 use secp256k1::{
     Message, SECP256K1,
     ecdsa::{RecoverableSignature, RecoveryId},
@@ -14,6 +14,12 @@ use std::sync::{
     Mutex,
     atomic::{AtomicU64, Ordering},
 };
+
+/// Half of the curve order: a larger s is the malleable twin that EIP-2 forbids.
+pub const HALF_ORDER: U256 = U256::from_be_slice(&[
+    0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x5d, 0x57, 0x6e,
+    0x73, 0x57, 0xa4, 0x50, 0x1d, 0xdf, 0xe9, 0x2f, 0x46, 0x68, 0x1b, 0x20, 0xa0,
+]);
 
 /// 16 locks keep eight threads from waiting for each other.
 const SHARDS: usize = 16;

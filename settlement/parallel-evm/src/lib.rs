@@ -17,6 +17,7 @@ pub mod mempool;
 mod python;
 pub mod roots;
 pub mod rpc;
+pub mod signers;
 pub mod state;
 pub mod store;
 pub mod trie;

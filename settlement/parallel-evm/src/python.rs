@@ -392,6 +392,7 @@ fn parallel_evm(module: &Bound<'_, PyModule>) -> PyResult<()> {
     crate::bound_hash_cache();
     module.add_class::<PyChain>()?;
     module.add_class::<PyBlockStats>()?;
+    module.add_function(wrap_pyfunction!(crate::signers::recover_signers, module)?)?;
     module.add("RpcError", module.py().get_type::<RpcError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

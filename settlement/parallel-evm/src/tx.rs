@@ -1,24 +1,19 @@
 //! Signed transactions: bounded decoding, sender recovery, and the form that the EVM executes.
 
 use crate::{
-    ecrecover::recover_address,
+    ecrecover::{HALF_ORDER, recover_address},
     error::{Result, RpcError},
 };
 use alloy_consensus::{EthereumTxEnvelope, SignableTransaction, Transaction, TxEip4844, Typed2718};
 use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, B256, Bytes, Signature, U256, keccak256};
+use alloy_rlp::Encodable;
 use revm::context::TxEnv;
 
 pub type Envelope = EthereumTxEnvelope<TxEip4844>;
 
 /// geth's bound on one raw transaction; a 100-row claim takes 45 kB.
 pub const RAW_BYTES_MAX: usize = 128 * 1024;
-/// Half of the curve order: a larger s is the malleable twin that EIP-2 forbids.
-const HALF_ORDER: U256 = U256::from_be_slice(&[
-    0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x5d, 0x57, 0x6e,
-    0x73, 0x57, 0xa4, 0x50, 0x1d, 0xdf, 0xe9, 0x2f, 0x46, 0x68, 0x1b, 0x20, 0xa0,
-]);
-
 /// A decoded transaction with its sender proved.
 #[derive(Clone, Debug)]
 pub struct SignedTx {
@@ -39,15 +34,18 @@ impl SignedTx {
 
     /// The same with a buffer that is used again: what a claim's signature covers takes 45 kB.
     pub fn decode_with(raw: &[u8], chain_id: u64, scratch: &mut Vec<u8>) -> Result<Self> {
-        let envelope = decode_envelope(raw)?;
+        let mut envelope = decode_envelope(raw)?;
         check_chain(&envelope, chain_id)?;
         let sender = recover_sender(&envelope, scratch)?;
-        Ok(Self { envelope, hash: keccak256(raw), sender, raw: Bytes::copy_from_slice(raw) })
+        let raw = Bytes::copy_from_slice(raw);
+        share_input(&mut envelope, &raw);
+        Ok(Self { envelope, hash: keccak256(&raw), sender, raw })
     }
 
     /// Rebuilds a transaction whose sender was proved before it was stored.
     pub fn from_stored(raw: Bytes, sender: Address) -> Result<Self> {
-        let envelope = decode_envelope(&raw)?;
+        let mut envelope = decode_envelope(&raw)?;
+        share_input(&mut envelope, &raw);
         Ok(Self { envelope, hash: keccak256(&raw), sender, raw })
     }
 
@@ -122,6 +120,21 @@ fn decode_envelope(raw: &[u8]) -> Result<Envelope> {
     Ok(envelope)
 }
 
+/// Lets the input of the usual kind of transaction be a part of its raw bytes: blocks are held by the thousand, and
+/// input is most of a transaction.
+fn share_input(envelope: &mut Envelope, raw: &Bytes) {
+    let Envelope::Eip1559(signed) = envelope else { return };
+    let signature = signed.signature();
+    // What EIP-1559 puts behind the input.
+    let behind = signed.tx().access_list.length() + 1 + signature.r().length() + signature.s().length();
+    let input = &signed.tx().input;
+    let Some(start) = raw.len().checked_sub(behind + input.len()) else { return };
+    let shared = raw.slice(start..start + input.len());
+    if shared == *input {
+        signed.tx_mut().input = shared;
+    }
+}
+
 fn check_chain(envelope: &Envelope, chain_id: u64) -> Result<()> {
     match envelope.chain_id() {
         Some(id) if id == chain_id => Ok(()),
@@ -147,4 +160,41 @@ fn recover_sender(envelope: &Envelope, scratch: &mut Vec<u8>) -> Result<Address>
         Envelope::Eip4844(_) | Envelope::Eip7702(_) => return Err(invalid()),
     }
     recover_address(&keccak256(scratch), &rs, u8::from(signature.v())).ok_or_else(invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_consensus::TxEip1559;
+    use alloy_eips::{eip2718::Encodable2718, eip2930::AccessList};
+    use alloy_primitives::TxKind;
+
+    /// Short and long values where EIP-1559 puts something behind the input.
+    #[test]
+    fn input_is_a_part_of_the_raw_bytes() {
+        for size in [0, 1, 55, 56, 3_000, 45_000] {
+            for (keys, r, s) in
+                [(0, U256::ONE, U256::ONE), (1, U256::MAX, HALF_ORDER), (40, U256::from(128), U256::MAX)]
+            {
+                let access_list = AccessList::from(vec![alloy_eips::eip2930::AccessListItem {
+                    address: Address::repeat_byte(7),
+                    storage_keys: vec![B256::repeat_byte(size as u8); keys],
+                }]);
+                let fields = TxEip1559 {
+                    chain_id: 1,
+                    nonce: 300,
+                    to: TxKind::Call(Address::ZERO),
+                    access_list: if keys == 0 { AccessList::default() } else { access_list },
+                    input: vec![7; size].into(),
+                    ..TxEip1559::default()
+                };
+                let envelope = Envelope::Eip1559(fields.into_signed(Signature::new(r, s, true)));
+                let raw: Bytes = envelope.encoded_2718().into();
+                let tx = SignedTx::from_stored(raw.clone(), Address::ZERO).unwrap();
+                assert_eq!(tx.envelope, envelope);
+                let input = tx.envelope.input();
+                assert!(size == 0 || raw.as_ptr_range().contains(&input.as_ptr()), "{size} bytes are held twice");
+            }
+        }
+    }
 }

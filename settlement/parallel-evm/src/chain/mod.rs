@@ -22,7 +22,7 @@ use crate::{
     trie::EMPTY_ROOT,
     tx::SignedTx,
 };
-use alloy_primitives::{Address, B256, keccak256, map::AddressMap};
+use alloy_primitives::{Address, B256, Bloom, keccak256, map::AddressMap};
 use revm::primitives::hardfork::SpecId;
 use std::{
     path::Path,
@@ -136,7 +136,7 @@ fn genesis_block(config: &Config, genesis: &Genesis, root: B256) -> Arc<Block> {
         prevrandao: B256::ZERO,
         ancestors: Arc::default(),
     };
-    let roots = Roots { state: root, transactions: EMPTY_ROOT, receipts: EMPTY_ROOT };
+    let roots = Roots { state: root, transactions: EMPTY_ROOT, receipts: EMPTY_ROOT, logs_bloom: Bloom::ZERO };
     let frame = Frame { parent_hash: B256::ZERO, extra_data: genesis.extra_data.clone() };
     Arc::new(block::seal(frame, &context, Vec::new(), Vec::new(), roots))
 }

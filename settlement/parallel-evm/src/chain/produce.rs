@@ -137,7 +137,7 @@ impl Chain {
             let roots = (block::transactions_root(txs), block::receipts_root(txs, &receipts));
             (receipts, roots)
         };
-        let (state, (receipts, (transactions, of_receipts))) =
+        let (state, (receipts, (transactions, (of_receipts, logs_bloom)))) =
             if threads > 1 && txs.len() + diff.len() >= PARALLEL_ENTRIES_MIN {
                 std::thread::scope(|scope| {
                     let tries = scope.spawn(|| tries.update(state, diff, threads.div_ceil(2)));
@@ -147,7 +147,7 @@ impl Chain {
             } else {
                 (tries.update(state, diff, 1), body())
             };
-        (receipts, Roots { state, transactions, receipts: of_receipts })
+        (receipts, Roots { state, transactions, receipts: of_receipts, logs_bloom })
     }
 
     /// Makes a block the head and takes its transactions out of the pool.

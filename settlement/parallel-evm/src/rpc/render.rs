@@ -141,7 +141,7 @@ pub fn receipt(block: &Block, index: usize) -> Value {
         "effectiveGasPrice": quantity_128(receipt.effective_price),
         "contractAddress": receipt.created.map(|address| bytes(address.as_slice())),
         "logs": logs,
-        "logsBloom": bytes(receipt.bloom.as_slice()),
+        "logsBloom": bytes(receipt.bloom().as_slice()),
     })
 }
 

@@ -6,7 +6,7 @@ use crate::{
     tx::SignedTx,
 };
 use alloy_consensus::Header;
-use alloy_primitives::{Address, B256, Bloom, Bytes, Log, U256, map::B256Map};
+use alloy_primitives::{Address, B256, Bytes, Log, U256, map::B256Map};
 use alloy_rlp::{Decodable, Encodable};
 use revm::bytecode::Bytecode;
 use std::sync::Arc;
@@ -188,8 +188,6 @@ fn get_receipt(from: &mut Reader<'_>, gas_before: u64, first_log: u64) -> Result
         let data = Bytes::copy_from_slice(from.bytes()?);
         logs.push(Log::new(address, topics, data).ok_or("a log has too many topics")?);
     }
-    let mut bloom = Bloom::ZERO;
-    logs.iter().for_each(|log| bloom.accrue_log(log));
     Ok(Receipt {
         success: flags & 1 != 0,
         gas_used,
@@ -197,7 +195,6 @@ fn get_receipt(from: &mut Reader<'_>, gas_before: u64, first_log: u64) -> Result
         effective_price: u128::from_le_bytes(price),
         created,
         logs,
-        bloom,
         first_log,
     })
 }
