@@ -37,7 +37,7 @@ ECHO = "echo subscriber on mosquitto"
 SINK_COUNT = 20_000
 
 
-def _path_answer(cores: int, stock: int) -> dict[str, Any]:
+def _path_answer(cores: int) -> dict[str, Any]:
     """Let the sides take turns in a process of their own; returns their `rates` and `instructions`."""
     with mosquitto() as port, working_directory() as directory:
         job = {
@@ -48,7 +48,7 @@ def _path_answer(cores: int, stock: int) -> dict[str, Any]:
             "cores": cores,
             "count": PATH_COUNT,
             "seconds": PATH_S,
-            "stock": stock,
+            "stock": STOCK_COUNT,
         }
         with Child("payments_path_child", json.dumps(job)) as child:
             return child.answer()
@@ -63,7 +63,7 @@ def _turns(name: str, unit: str, values: Sequence[float], base: Sequence[float],
 def _path() -> Iterable[Row]:
     """Readings a second through the voucher path, on one core and on all."""
     for cores, suffix in ((1, ""), (CORES, "_all_cores")):
-        answer = _path_answer(cores, 0 if suffix else STOCK_COUNT)
+        answer = _path_answer(cores)
         rates, bare = answer["rates"], answer["rates"]["bare"]
         for side, name in (
             ("json", "voucher_path_vs_libsecp256k1"),
@@ -72,9 +72,11 @@ def _path() -> Iterable[Row]:
         ):
             yield _turns(f"{name}{suffix}", "readings/s", rates[side], bare, LIBSECP256K1)
         yield Row(f"libsecp256k1_per_s{suffix}", round(median(bare)), "recoveries/s")
+        yield _turns(f"coincurve_per_s{suffix}", "recoveries/s", rates["coincurve"], bare, LIBSECP256K1)
+        one = "" if suffix else "_one_core"
+        yield _turns(f"voucher_path_vs_x402{one}", "readings/s", rates["json"], rates["stock"], X402)
+        yield Row(f"x402_server_per_s{one}", round(median(rates["stock"])), "vouchers/s")
         if not suffix:
-            yield _turns("voucher_path_vs_x402", "readings/s", rates["json"], rates["stock"], X402)
-            yield Row("x402_server_per_s", round(median(rates["stock"])), "vouchers/s")
             yield from _instructions(answer["instructions"])
 
 
@@ -163,6 +165,7 @@ PAYMENTS = Suite(
                 *_PATHS,
                 *(f"{name}_all_cores" for name in _PATHS),
                 "voucher_path_vs_x402",
+                "voucher_path_vs_x402_one_core",
                 *(f"{name}_instructions" for name in ("voucher_path", "voucher_path_cbor", "pipeline")),
             ),
         ),

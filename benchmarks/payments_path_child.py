@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
@@ -54,15 +53,17 @@ def _ledger(gateway: Gateway) -> Ledger:
     return ledger
 
 
-def _sides(job: dict[str, Any], gateway: Gateway, stack: ExitStack) -> dict[str, Side]:
+def _sides(job: dict[str, Any], gateway: Gateway) -> dict[str, Side]:
     offer, threads = gateway.terms.current, job["cores"]
     terms = gateway.terms.terms(offer.id, SERVICE)
     if terms is None:
         raise BenchmarkFailed("the gateway's own offer lacks the service")
-    sides: dict[str, Side] = {"bare": Bare(_channels(job, gateway), offer, threads)}
+    sides: dict[str, Side] = {
+        "bare": Bare(_channels(job, gateway), offer, threads),
+        "coincurve": Bare(_channels(job, gateway), offer, threads, coincurve=True),
+    }
     for encoding in ("json", "cbor"):
-        path = VoucherPath(_channels(job, gateway), offer, _ledger(gateway), terms, encoding=encoding, threads=threads)
-        sides[encoding] = stack.enter_context(path)
+        sides[encoding] = VoucherPath(_channels(job, gateway), offer, _ledger(gateway), terms, encoding)
     sides["pipeline"] = WholePipeline(_channels(job, gateway), offer, gateway.pipeline)
     if job["stock"]:
         sides["stock"] = StockServer(_channels(job, gateway), offer, gateway.ledger.channels)
@@ -118,9 +119,8 @@ async def run(job: dict[str, Any]) -> None:
     blocks.cancel()
     await move_in(gateway, chain, homes_of(job))
     try:
-        with ExitStack() as stack:
-            sides = _sides(job, gateway, stack)
-            say({"rates": await _turns(job, sides), "instructions": await _instructions(job, sides)})
+        sides = _sides(job, gateway)
+        say({"rates": await _turns(job, sides), "instructions": await _instructions(job, sides)})
     except BenchmarkFailed as error:
         say({"failed": str(error)})
     await gateway.stop()

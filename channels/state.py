@@ -93,6 +93,8 @@ class Channel(msgspec.Struct, frozen=True, gc=False, array_like=True):
         A withdrawal counts at first sight, final or not (docs/protocol.md 6). It is capped by the contract to what
         is unclaimed when it ends.
         """
+        if not (self.withdrawing or self.foreseen):  # nearly always: readings ask for it three times
+            return self.balance
         return max(self.balance - max(self.withdrawing, self.foreseen), self.claimed)
 
     @property

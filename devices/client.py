@@ -70,7 +70,8 @@ class DeviceLink:
     ) -> list[Frame]:
         """Return up to `limit` frames: waits for one, then up to `window_s` seconds until there are `enough`.
 
-        It waits no longer when none has come for `silence_s`. By default `limit` are enough, and silence is borne.
+        It waits no longer when none has come in a stretch of `silence_s`. By default `limit` are enough, and silence
+        is borne.
 
         An empty list means that the link was stopped. Raises LinkUnavailable if its thread ended by itself.
         """
@@ -94,8 +95,8 @@ class DeviceLink:
             left, count = deadline - time.monotonic(), len(self._queue)
             if left <= 0:
                 return
-            # With less silence than window every arrival is looked at, else only the last one that is wanted.
-            await self._wait_for_frames(count + 1 if silence_s < left else enough, min(left, silence_s))
+            # Arrivals are not looked at one by one: each look is a future, a timer and three turns of the event loop.
+            await self._wait_for_frames(enough, min(left, silence_s))
             if len(self._queue) == count:
                 return
 

@@ -15,9 +15,12 @@ from gateway.journal import Journal
 from gateway.ledger import Ledger
 from gateway.records import Record
 
-# States are stored every so many commits: a restart replays at most this tail, a second or two of work on a
-# Raspberry Pi, and a state that changes with every reading is rewritten only once in that many commits.
-STORE_EVERY = 2_000
+# A restart replays what was journaled since states were stored: a second or two of work on a Raspberry Pi.
+STORE_EVERY = 30_000
+# But a state that changes with every reading should not be stored for each few of them: it costs the disk more than
+# they do. With very many channels the restart counts for more again.
+RECORDS_PER_STATE = 10
+STORE_MAX = 200_000
 
 
 class Books:
@@ -26,7 +29,7 @@ class Books:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.ledger = Ledger()
-        self._stored_at = journal.states_at
+        self._tail = 0  # records since states were stored
         self._storing: asyncio.Task[None] | None = None
 
     @property
@@ -53,6 +56,7 @@ class Books:
                 on_record(record)
                 ledger.apply(record, number)
                 count += 1
+        self._tail = count
         invariants.check(ledger.channels.values(), ledger.accounts.values())
         return count
 
@@ -76,13 +80,21 @@ class Books:
     def journal_applied(self, records: Sequence[Record]) -> "asyncio.Future[None]":
         """Journal records that the caller has just applied, in the same step, as commit `next_number`."""
         number, written = self.journal.commit(records)
-        if number - self._stored_at >= STORE_EVERY and (self._storing is None or self._storing.done()):
+        self._tail += len(records)
+        if self._is_long and (self._storing is None or self._storing.done()):
             if self._storing is not None:
                 self._storing.result()  # a disk that failed there has failed
-            self._stored_at = number
+            self._tail = 0
             # The states are frozen, so what is taken here is the state as of this commit.
             self._storing = asyncio.ensure_future(self.journal.store(number, self.ledger.take_dirty()))
         return written
+
+    @property
+    def _is_long(self) -> bool:
+        """True when the tail is long enough for the states to be stored."""
+        if self._tail < min(STORE_EVERY, STORE_MAX):
+            return False
+        return self._tail >= min(STORE_MAX, RECORDS_PER_STATE * self.ledger.changed)
 
     async def close(self) -> None:
         """Store every state, so that the next start has no tail, and close the journal."""

@@ -1,5 +1,8 @@
 """Small states of the ledger that are not channels or accounts: parties, devices, totals, histories as stored."""
 
+import struct
+from collections.abc import Iterator
+
 import msgspec
 
 from channels.state import ContractReceiveReverted
@@ -137,7 +140,25 @@ class Refunds(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredHistory(msgspec.Struct, frozen=True, array_like=True):
-    """A history as it is stored."""
+    """A channel's readings as earlier versions stored them: two little-endian u64 arrays."""
 
     seqs: bytes
     commits: bytes
+
+    def readings(self) -> Iterator[tuple[int, int]]:
+        """Yield each (seq, commit)."""
+        return zip(*(struct.unpack(f"<{len(each) // 8}Q", each) for each in (self.seqs, self.commits)), strict=True)
+
+
+class StoredReadings(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A run of a channel's readings: the first one's commit, and what each one adds to the one before.
+
+    `data` holds a number for each reading but the first: twice the rise of the commit, plus 1 if another number
+    follows, the rise of the seq, which otherwise is 1.
+    """
+
+    commit: int
+    count: int
+    last_seq: int
+    last_commit: int
+    data: bytes

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
+from gateway.checkpoints import Checkpoints
 from gateway.errors import JournalFault, SetupError
 from gateway.records import Record, decode_records, encode
 
@@ -34,14 +35,31 @@ MIGRATIONS = (
         WITHOUT ROWID;
     INSERT INTO marks VALUES ('statements_at', 0);
     """,
+    # Two rows for each state: while a new one is stored, the one that is valid stays.
+    """
+    CREATE TABLE stored (kind TEXT NOT NULL, key BLOB NOT NULL, slot INTEGER NOT NULL, number INTEGER NOT NULL,
+                         body BLOB, PRIMARY KEY (kind, key, slot)) STRICT, WITHOUT ROWID;
+    INSERT INTO stored SELECT kind, key, 0, (SELECT value FROM marks WHERE name = 'states_at'), body FROM states;
+    DROP TABLE states;
+    ALTER TABLE stored RENAME TO states;
+    """,
 )
 # Measured with ten readings in a commit, bytes written for each: pages of 512 bytes 870, 1,024 bytes 1,044, 4,096 bytes
 # (the default) 1,445, as every commit writes its last page again. Journals that were made with others keep them.
 PAGE_BYTES = 512
-# A WAL of 4 MB is checkpointed in one go: small enough for a Pi's page cache.
-WAL_PAGES = 8_000
+# States written in one transaction, some 5 ms, between which commits have their turn.
+STATES_PER_WRITE = 100
+# A state goes into the slot that does not hold its valid row: the newest up to the commit for which all were stored.
+_STORE = """
+    INSERT OR REPLACE INTO states VALUES (:kind, :key, coalesce((
+        SELECT 1 - slot FROM states WHERE kind = :kind AND key = :key AND number <= :valid ORDER BY number DESC LIMIT 1
+    ), 0), :number, :body)
+"""
 # Commits read at once by who walks through all of them: a megabyte at full batches.
 COMMITS_PER_READ = 500
+
+
+T = TypeVar("T")
 
 
 class State(NamedTuple):
@@ -67,27 +85,32 @@ class Journal:
         self.path = path
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._db = _open(path)
+        self._checkpoints = Checkpoints(path, self._db)
         self._failed: str | None = None
+        self._gone: list[tuple[str, bytes]] = []  # deleted states whose rows a crash left
         self._last: asyncio.Future[None] | None = None
+        self.states_at = self._mark("states_at")  # the commit up to which the stored states hold
         self.number = int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
         if self.number < self.states_at:
             raise JournalFault(f"{path} lacks its last commits, up to {self.states_at}: restore a backup")
 
     @property
-    def states_at(self) -> int:
-        """The commit up to which the stored states hold."""
-        return int(self._db.execute("SELECT value FROM marks WHERE name = 'states_at'").fetchone()[0])
-
-    @property
     def statements_at(self) -> int:
         """The last settlement cycle whose statements are stored."""
-        return int(self._db.execute("SELECT value FROM marks WHERE name = 'statements_at'").fetchone()[0])
+        return self._mark("statements_at")
+
+    def _mark(self, name: str) -> int:
+        return int(self._db.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()[0])
 
     def states(self) -> Iterator[State]:
-        """Yield the stored states; for the start, before anything is committed."""
-        for row in self._db.execute("SELECT kind, key, body FROM states"):
-            kind, key, body = row
-            yield State(kind, key, unsealed(body, f"the {kind} 0x{key.hex()} in {self.path}"))
+        """Yield the stored states by kind and key; for the start, before anything is committed."""
+        # Of each group SQLite takes the body from the row that has the maximum.
+        query = "SELECT kind, key, body, max(number) FROM states WHERE number <= ? GROUP BY kind, key"
+        for kind, key, body, _ in self._db.execute(query, (self.states_at,)):
+            if body is None:
+                self._gone.append((kind, key))
+            else:
+                yield State(kind, key, unsealed(body, "the", kind, key, "in", self.path))
 
     def tail(self) -> Iterator[tuple[int, list[Record]]]:
         """Yield (commit number, records) after the stored states, in order; for the start.
@@ -100,7 +123,7 @@ class Journal:
         ):
             if number != expected:
                 raise JournalFault(f"{self.path} lacks commit {expected}: restore a backup")
-            yield number, decode_records(unsealed(body, f"commit {number} of {self.path}"))
+            yield number, decode_records(unsealed(body, "commit", number, "of", self.path))
             expected += 1
 
     def records(self, number: int) -> list[Record]:
@@ -110,7 +133,7 @@ class Journal:
         db.close()
         if row is None:
             raise JournalFault(f"{self.path} lacks commit {number}")
-        return decode_records(unsealed(row[0], f"commit {number} of {self.path}"))
+        return decode_records(unsealed(row[0], "commit", number, "of", self.path))
 
     def commit(self, records: Sequence[Record]) -> tuple[int, "asyncio.Future[None]"]:
         """Hand in one commit; returns its number at once and a future that ends when it is on disk.
@@ -130,9 +153,26 @@ class Journal:
             await asyncio.shield(self._last)
 
     async def store(self, number: int, states: Iterable[tuple[str, bytes, object | None]]) -> None:
-        """Write states as of commit `number`; a state of None is deleted. They are encoded in the writer."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writer, self._store, number, tuple(states))
+        """Write states as of commit `number`; a state of None is deleted.
+
+        In parts, behind each of which other commits have their turn. They become valid together, with the last part.
+        """
+        rows = sorted(states, key=lambda state: (state[0], state[1]))
+        there = {(kind, key) for kind, key, state in rows if state is not None}
+        gone = [(kind, key) for kind, key, state in rows if state is None]
+        gone += [state for state in self._gone if state not in there]
+        self._checkpoints.hold = True
+        for part in _parts(rows):
+            await self._in_turn(self._store, number, self.states_at, part)
+        await self._in_turn(self._validate, number)
+        self.states_at = number
+        for keys in _parts(gone):
+            await self._in_turn(self._forget, keys)
+        self._gone = []
+        self._checkpoints.hold = False
+
+    async def _in_turn(self, work: Callable[..., None], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, work, *arguments)
 
     async def store_statements(self, cycle: int, rows: Sequence[StatementRow], drop_to: int) -> None:
         """Write the statements of one cycle in one transaction, behind every commit handed in before.
@@ -145,24 +185,36 @@ class Journal:
     async def close(self) -> None:
         """Finish what is queued and close the file."""
         loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._checkpoints.close)
         await loop.run_in_executor(self._writer, self._db.close)
         self._writer.shutdown()
 
     def _write(self, number: int, records: Sequence[Record]) -> None:
-        self._transaction(
-            lambda db: db.execute("INSERT INTO commits VALUES (?, ?)", (number, _sealed(encode(records))))
-        )
+        body = _sealed(encode(records))
+        self._transaction(lambda db: db.execute("INSERT INTO commits VALUES (?, ?)", (number, body)))
+        self._checkpoints.committed(1, len(body))
 
-    def _store(self, number: int, states: Sequence[tuple[str, bytes, object | None]]) -> None:
-        kept = [(kind, key, _sealed(encode(state))) for kind, key, state in states if state is not None]
-        gone = [(kind, key) for kind, key, state in states if state is None]
+    def _store(self, number: int, valid: int, states: Sequence[tuple[str, bytes, object | None]]) -> None:
+        rows: list[dict[str, Any]] = [
+            {
+                "kind": kind,
+                "key": key,
+                "number": number,
+                "valid": valid,
+                "body": None if state is None else _sealed(encode(state)),
+            }
+            for kind, key, state in states
+        ]
+        self._transaction(lambda db: db.executemany(_STORE, rows))
+        self._checkpoints.committed(len(rows), sum(len(row["body"] or b"") for row in rows))
 
-        def write(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", kept)
-            db.executemany("DELETE FROM states WHERE kind = ? AND key = ?", gone)
-            db.execute("UPDATE marks SET value = ? WHERE name = 'states_at'", (number,))
+    def _validate(self, number: int) -> None:
+        self._transaction(lambda db: db.execute("UPDATE marks SET value = ? WHERE name = 'states_at'", (number,)))
 
-        self._transaction(write)
+    def _forget(self, keys: Sequence[tuple[str, bytes]]) -> None:
+        """Remove states that are deleted as of the valid commit."""
+        self._transaction(lambda db: db.executemany("DELETE FROM states WHERE kind = ? AND key = ?", keys))
+        self._checkpoints.committed(len(keys), 0)
 
     def _store_statements(self, cycle: int, rows: Sequence[StatementRow], drop_to: int) -> None:
         def write(db: sqlite3.Connection) -> None:
@@ -201,22 +253,27 @@ class Journal:
         self._failed = self._failed or reason
 
 
+def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (rows[start : start + STATES_PER_WRITE] for start in range(0, len(rows), STATES_PER_WRITE))
+
+
 def _sealed(body: bytes) -> bytes:
     """Put a CRC-32 in front: flash rots, and SQLite checks only what is in its write-ahead log."""
     return crc32(body).to_bytes(4, "big") + body
 
 
-def unsealed(sealed: bytes, what: str) -> bytes:
+def unsealed(sealed: bytes, *what: object) -> bytes:
     """Return the body of a row of any table. Raises JournalFault, naming `what`, when it is damaged."""
     body = sealed[4:]
     if crc32(body).to_bytes(4, "big") != sealed[:4]:
-        raise JournalFault(f"{what} is damaged: restore a backup")
+        words = (f"0x{each.hex()}" if isinstance(each, bytes) else str(each) for each in what)
+        raise JournalFault(f"{' '.join(words)} is damaged: restore a backup")
     return body
 
 
 def unseal_records(sealed: bytes, number: int) -> list[Record]:
     """Return the records in a row of the table of commits. Raises JournalFault when it is damaged."""
-    return decode_records(unsealed(sealed, f"commit {number}"))
+    return decode_records(unsealed(sealed, "commit", number))
 
 
 def read_commits(path: Path, after: int, upto: int | None = None) -> Iterator[tuple[int, list[Record]]]:
@@ -267,8 +324,9 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         _migrate(db)
+        # States that a crash kept from becoming valid.
+        db.execute("DELETE FROM states WHERE number > (SELECT value FROM marks WHERE name = 'states_at')")
     except (OSError, sqlite3.Error) as error:
         raise SetupError(f"cannot open the journal {path}: {error}.") from error
     return db

@@ -30,14 +30,17 @@ from gateway.entries import (
     Reorganisation,
     SignedRefund,
     StoredHistory,
+    StoredReadings,
     SumsBefore,
     Totals,
 )
 from gateway.errors import JournalFault
-from gateway.history import History
-from gateway.tables import BlockTable, Table
+from gateway.history import Block, History
+from gateway.tables import BlockTable, Table, decoded
 
 _TOTALS = b""
+# The kind of state that a block of a history is stored as, under its channel's or account's id and its first seq.
+_READINGS = "readings"
 
 
 class Ledger:
@@ -68,12 +71,15 @@ class Ledger:
         self.refunds: Table[Refunds] = Table("refunds", Refunds)  # signed, by channel id
         self.ended: Table[r.CycleEnded] = Table("ended", r.CycleEnded)
         self._totals: Table[Totals] = Table("totals", Totals)
+        self._payments = self._earnings = 0  # accepted and not in the totals yet
         self._founded: Table[r.Founded] = Table("founded", r.Founded)
-        self._stored: Table[StoredHistory] = Table("history", StoredHistory)
+        self._old_histories: Table[StoredHistory] = Table("history", StoredHistory)
         self._histories: dict[bytes, History] = {}
+        self._blocks: dict[bytes, list[Block]] = {}  # of histories that are being loaded
         self._changed_histories: set[bytes] = set()
         self.by_payer: dict[Address, list[ChannelId]] = {}
         self.by_payee: dict[Address, list[bytes]] = {}
+        self.withdrawing: set[ChannelId] = set()  # with a withdrawal, pending or foreseen
         self._tables = {
             table.kind: table
             for table in (
@@ -101,7 +107,7 @@ class Ledger:
                 self.ended,
                 self._totals,
                 self._founded,
-                self._stored,
+                self._old_histories,
             )
         }
 
@@ -110,7 +116,15 @@ class Ledger:
     @property
     def totals(self) -> Totals:
         """Counts and sums over all time."""
-        return self._totals.get(_TOTALS) or Totals()
+        totals = self._totals.get(_TOTALS) or Totals()
+        if self._payments or self._earnings:
+            # Added up here: new totals for every reading would cost as much time as the reading's own checks.
+            totals = replace(
+                totals, payments=totals.payments + self._payments, earnings=totals.earnings + self._earnings
+            )
+            self._totals[_TOTALS] = totals
+            self._payments = self._earnings = 0
+        return totals
 
     def party(self, address: Address) -> Party:
         """Return the payouts of one payee; zeros for an unknown one."""
@@ -138,7 +152,7 @@ class Ledger:
         after = transition(channel, reading)
         if isinstance(after, Refusal):
             return after
-        self._put_reading(identifier, after, reading.seq, number)
+        self._put_reading(after, reading.seq, number)
         return channel.charged, after.charged
 
     def earn(
@@ -151,7 +165,7 @@ class Ledger:
             return after
         self.accounts[identifier] = after
         self.note(identifier, reading.seq, number)
-        self.count(earnings=1)
+        self._earnings += 1
         return account.earned, after.earned
 
     # -- for those who apply records --
@@ -168,6 +182,7 @@ class Ledger:
         if faults := channel_faults(channel):
             raise InvariantViolation(f"channel 0x{channel.id.hex()}: {'; '.join(faults)}")
         self.channels[channel.id] = channel
+        self._note_withdrawal(channel)
 
     def put_account(self, account: Account) -> None:
         """Keep an account's next state. Raises InvariantViolation for one that cannot be."""
@@ -257,7 +272,11 @@ class Ledger:
     # -- states on disk --
 
     def load(self, kind: str, key: bytes, body: bytes) -> None:
-        """Take one stored state in, at the start."""
+        """Take one stored state in, at the start; those of one kind in the order of their keys."""
+        if kind == _READINGS:
+            block = decoded(kind, StoredReadings, body)
+            self._blocks.setdefault(key[:-8], []).append((int.from_bytes(key[-8:], "big"), block))
+            return
         table = self._tables.get(kind)
         if table is None:
             raise JournalFault(f"the journal holds states of an unknown kind {kind!r}")
@@ -275,17 +294,37 @@ class Ledger:
                 self.refunds[identifier] = Refunds(signed=(last,))
         for channel in self.channels.values():
             self.by_payer.setdefault(channel.config.payer, []).append(channel.id)
+            self._note_withdrawal(channel)
         for account in self.accounts.values():
             self.by_payee.setdefault(account.payee, []).append(account.id)
-        for key, stored in self._stored.items():
-            self._histories[key] = History.load(stored.seqs, stored.commits)
+        self._load_histories()
+
+    def _load_histories(self) -> None:
+        """Make histories of the stored blocks; what earlier versions stored is taken over."""
+        for identifier in (*self.channels, *self.accounts):
+            if identifier in self._blocks:
+                self._histories[identifier] = History(self._blocks[identifier])
+        self._blocks.clear()
+        for identifier in list(self._old_histories):
+            for seq, commit in self._old_histories[identifier].readings():
+                self.note(identifier, seq, commit)
+            del self._old_histories[identifier]
+
+    @property
+    def changed(self) -> int:
+        """How many states changed since they were last taken to be stored."""
+        return sum(table.changed for table in self._tables.values()) + len(self._changed_histories)
 
     def take_dirty(self) -> list[tuple[str, bytes, object | None]]:
         """Return and forget every state that changed since the last call."""
-        for key in self._changed_histories:
-            self._stored[key] = StoredHistory(*self._histories[key].dump())
+        assert self.totals, "what was counted is in them from here on"
+        changed: list[tuple[str, bytes, object | None]] = [
+            (_READINGS, identifier + seq.to_bytes(8, "big"), block)
+            for identifier in self._changed_histories
+            for seq, block in self._histories[identifier].changes()
+        ]
         self._changed_histories.clear()
-        return [row for table in self._tables.values() for row in table.take_dirty()]
+        return changed + [row for table in self._tables.values() for row in table.take_dirty()]
 
     # -- inside --
 
@@ -327,10 +366,16 @@ class Ledger:
             left = tuple(each for each in known.signed if each.nonce >= known.nonce)
             self.refunds[identifier] = replace(known, signed=left)
 
-    def _put_reading(self, identifier: bytes, channel: Channel, seq: int, number: int) -> None:
-        self.channels[identifier] = channel
-        self.note(identifier, seq, number)
-        self.count(payments=1)
+    def _note_withdrawal(self, channel: Channel) -> None:
+        if channel.withdrawing or channel.foreseen:
+            self.withdrawing.add(channel.id)
+        else:
+            self.withdrawing.discard(channel.id)
+
+    def _put_reading(self, channel: Channel, seq: int, number: int) -> None:
+        self.channels[channel.id] = channel
+        self.note(channel.id, seq, number)
+        self._payments += 1
 
 
 _HANDLERS: dict[type, Callable[[Ledger, Any, int], None]] = {

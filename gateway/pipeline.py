@@ -1,6 +1,6 @@
 """The pipeline: from MQTT frames to receipts, a batch at a time.
 
-    frames → decode → verify (threads, no GIL) → apply (no await) → one commit → PUBACK and receipts
+    frames → judge (decode, verify; on threads) → apply (no await) → one commit → PUBACK and receipts
 
 Nothing is acknowledged or answered before its commit is on disk. If the commit fails, the process stops with
 nothing acknowledged, and the broker delivers the batch again.
@@ -9,20 +9,16 @@ nothing acknowledged, and the broker delivers the batch again.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import monotonic
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from channels.digests import close_digest, reading_digest, voucher_digest
 from channels.machine import required_ceiling
 from channels.refusals import Refusal
-from channels.signatures import is_signed_by
 from channels.state import Account, Channel, ReceiveReading
-from channels.types import Address, Digest, Network, Signature
+from channels.types import Network, Signature
 from devices.client import DeviceLink, Frame
-from devices.codec import decode
 from devices.messages import (
     Close,
     Earn,
@@ -42,16 +38,12 @@ from gateway.books import Books
 from gateway.closings import Closings
 from gateway.errors import JournalFault
 from gateway.gathering import ENOUGH, Gathering
+from gateway.judging import Judge, Judged
 from gateway.openings import Openings
 from gateway.receipts import account_receipt, bare_refusal, channel_receipt, stored_receipt
 from gateway.records import ChannelClosing, Charged, Earned, Record
 from gateway.terms import TermsBook
 
-# A thread hop costs about 60 µs and a verification 50 µs: fewer checks than this per thread do not pay.
-CHECKS_PER_THREAD = 8
-THREADS = 2
-
-Check: TypeAlias = tuple[Digest, Signature, Address]
 # What used up a seq.
 Accepted: TypeAlias = Charged | Earned | ChannelClosing
 
@@ -77,11 +69,20 @@ class Handled:
     commit_s: float  # how long it waited for the disk
 
 
+class _Taken(NamedTuple):
+    """A batch that was taken from the link and judged."""
+
+    frames: Sequence[Frame]
+    judged: Sequence[Judged]
+    at: float  # monotonic seconds: it was taken
+
+
 @dataclass(slots=True)
 class _Batch:
     """What one commit will hold and what will be answered after it."""
 
     number: int
+    chain_stale: bool
     records: list[Record] = field(default_factory=list)
     accepted: dict[tuple[bytes, int], Accepted] = field(default_factory=dict)
     answers: list[tuple[str, Encoding, Receipt]] = field(default_factory=list)
@@ -115,45 +116,54 @@ class Pipeline:
         self._terms = terms
         self._openings = openings
         self._closings = closings
-        self._network = network
-        self._gateway = gateway
+        self._judge = Judge(books.ledger, network, gateway=gateway, readings_signed=readings_signed)
         self._fee_basis_points = fee_basis_points
-        self._readings_signed = readings_signed
         self._batch_max = batch_max
         self._gathering = Gathering(window_s)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="verify")
         self._records_of = lru_cache(maxsize=8)(books.journal.records)  # a replayed batch is a few commits
-        self._earlier_accepted: dict[tuple[bytes, int], Accepted] = {}
+        self._earlier_accepted: dict[tuple[bytes, int], tuple[Accepted, int]] = {}
         self._handled: tuple[Sequence[tuple[str, Encoding, Receipt]], float] = ((), 0.0)
         self.counters = Counters()
         self.on_handled: Callable[[Handled], None] = lambda handled: None
         openings.on_refused = self._refused
 
     async def run(self) -> None:
-        """Process frames until the link stops."""
+        """Process frames until the link stops: while one batch is committed, the next one is judged."""
+        ahead: asyncio.Queue[_Taken | None] = asyncio.Queue(1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._judge_ahead(ahead))
+            while (batch := await ahead.get()) is not None:
+                ahead.task_done()
+                answers = await self._commit(batch.frames, batch.judged)
+                self._link.acknowledge(batch.frames)
+                await self._link.publish_receipts(answers)
+                outcomes, commit_s = self._handled
+                self.on_handled(Handled(batch.frames, outcomes, batch.at, monotonic(), commit_s))
+
+    async def _judge_ahead(self, ahead: "asyncio.Queue[_Taken | None]") -> None:
+        """Take what has arrived and judge it, one batch ahead: what comes meanwhile makes the next one larger."""
         gathering = self._gathering
         while frames := await self._link.receive(
             self._batch_max, gathering.window_s, enough=ENOUGH, silence_s=gathering.silence_s
         ):
-            taken = monotonic()
-            gathering.note([frame.received for frame in frames], taken)
-            answers = await self.process(frames)
-            self._link.acknowledge(frames)
-            await self._link.publish_receipts(answers)
-            outcomes, commit_s = self._handled
-            self.on_handled(Handled(frames, outcomes, taken, monotonic(), commit_s))
+            at = monotonic()
+            gathering.note([frame.received for frame in frames], at)
+            await ahead.put(_Taken(frames, await self._judge.batch(frames), at))
+            await ahead.join()
+        await ahead.put(None)
 
     async def process(self, frames: Sequence[Frame]) -> list[tuple[str, bytes]]:
         """Take one batch through to its commit; returns the receipts to send, (device, payload)."""
-        messages = [decode(frame.leaf, frame.payload) for frame in frames]
-        holders = [self._holder(message) for message in messages]
-        checks = [self._checks(*pair) for pair in zip(messages, holders, strict=True)]
-        verdicts = await self._verify(checks)
-        self._earlier_accepted = await self._look_back(messages, verdicts)
-        batch = _Batch(self._books.next_number)
+        return await self._commit(frames, await self._judge.batch(frames))
+
+    async def _commit(self, frames: Sequence[Frame], judged: Sequence[Judged]) -> list[tuple[str, bytes]]:
+        # A channel or account that was not known then: the batch before may have opened it.
+        judged = [each if each.known else self._judge.again(each.message) for each in judged]
+        self._earlier_accepted = await self._look_back(judged)
+        batch = _Batch(self._books.next_number, self._terms.chain_stale)
         with self._books.all_or_nothing():
-            for frame, message, holder, signed in zip(frames, messages, holders, verdicts, strict=True):
-                self._apply(batch, frame, message, holder is not None, signed)
+            for frame, each in zip(frames, judged, strict=True):
+                self._apply(batch, frame, *each)
         if batch.records:
             self._books.journal_applied(batch.records)
         # Also without records of its own: receipts tell states that other commits have led to.
@@ -164,76 +174,27 @@ class Pipeline:
         self._closings.committed()
         return [(device, encode_receipt(receipt, encoding)) for device, encoding, receipt in batch.answers]
 
-    # -- signatures --
-
-    def _holder(self, message: Message | Undecodable) -> Channel | Account | None:
-        if isinstance(message, Usage | Close):
-            return self._books.ledger.channels.get(message.id)
-        if isinstance(message, Earn):
-            return self._books.ledger.accounts.get(message.id)
-        return None
-
-    def _checks(self, message: Message | Undecodable, holder: Channel | Account | None) -> list[Check] | None:
-        """Return the signatures to verify, or None when a required one is missing."""
-        if isinstance(message, Usage) and isinstance(holder, Channel):
-            signer = holder.config.payer_authorizer
-            digest = voucher_digest(message.id, message.ceiling, self._network)
-            checks: list[Check] = [(digest, message.signature, signer)]
-            if message.reading_signature is None:
-                return None if self._readings_signed else checks
-            checks.append((self._reading_digest(message, message.ceiling), message.reading_signature, signer))
-            return checks
-        if isinstance(message, Earn) and isinstance(holder, Account):
-            return [(self._reading_digest(message, 0), message.reading_signature, holder.meter_key)]
-        if isinstance(message, Close) and isinstance(holder, Channel):
-            digest = close_digest(message.id, self._gateway, holder.device, message.seq, self._network)
-            return [(digest, message.signature, holder.config.payer_authorizer)]
-        return []
-
-    def _reading_digest(self, message: Usage | Earn, ceiling: int) -> Digest:
-        return reading_digest(
-            message.id, message.seq, message.register, message.time, message.offer, ceiling, self._network
-        )
-
-    async def _verify(self, checks: list[list[Check] | None]) -> list[bool]:
-        """Verify every message's signatures; libsecp256k1 releases the GIL, so threads run in parallel."""
-        if sum(map(bool, checks)) < 2 * CHECKS_PER_THREAD:
-            return _verified(checks)
-        size = -(-len(checks) // THREADS)
-        loop = asyncio.get_running_loop()
-        parts = await asyncio.gather(
-            *(
-                loop.run_in_executor(self._threads, _verified, checks[start : start + size])
-                for start in range(0, len(checks), size)
-            )
-        )
-        return [verdict for part in parts for verdict in part]
-
     # -- replays --
 
-    async def _look_back(
-        self, messages: Sequence[Message | Undecodable], verdicts: Sequence[bool]
-    ) -> dict[tuple[bytes, int], Accepted]:
-        """Return the accepted readings and closes that this batch repeats, read from the journal in a thread.
+    async def _look_back(self, judged: Sequence[Judged]) -> dict[tuple[bytes, int], tuple[Accepted, int]]:
+        """Return the accepted readings and closes that this batch repeats, with their commits, read in a thread.
 
         Only this pipeline accepts readings, so none can come in between.
         """
         wanted: dict[int, set[tuple[bytes, int]]] = {}
-        for message, signed in zip(messages, verdicts, strict=True):
-            if signed and isinstance(message, (Usage, Earn, Close)):
+        for message, _, signed in judged:
+            if signed and isinstance(message, Usage | Earn | Close):
                 commit = self._books.ledger.commit_of(message.id, message.seq)
                 if commit is not None:
                     wanted.setdefault(commit, set()).add((message.id, message.seq))
-        if not wanted:
-            return {}
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read_back, wanted)
+        return await asyncio.to_thread(self._read_back, wanted) if wanted else {}
 
-    def _read_back(self, wanted: dict[int, set[tuple[bytes, int]]]) -> dict[tuple[bytes, int], Accepted]:
-        found: dict[tuple[bytes, int], Accepted] = {}
+    def _read_back(self, wanted: dict[int, set[tuple[bytes, int]]]) -> dict[tuple[bytes, int], tuple[Accepted, int]]:
+        found: dict[tuple[bytes, int], tuple[Accepted, int]] = {}
         for commit, keys in wanted.items():
             for record in self._records_of(commit):
                 if isinstance(record, (Charged, Earned, ChannelClosing)) and (record.id, record.seq) in keys:
-                    found[record.id, record.seq] = record
+                    found[record.id, record.seq] = record, commit
             if not keys <= found.keys():
                 raise JournalFault(f"commit {commit} lacks a reading that was accepted in it: restore a backup")
         return found
@@ -281,7 +242,7 @@ class Pipeline:
             if isinstance(record, Charged) and _same_usage(record, message):
                 return self._duplicate(record, commit, message)
             repeats = True
-        reading = self._reading(message, channel, device, signed, repeats, message.ceiling, message.signature)
+        reading = self._reading(batch, message, channel, device, signed, repeats, message.ceiling, message.signature)
         outcome = ledger.charge(message.id, reading, batch.number)
         after = ledger.channels[message.id]
         if isinstance(outcome, Refusal):
@@ -318,7 +279,7 @@ class Pipeline:
             if isinstance(record, Earned) and _same_reading(record, message):
                 return self._duplicate(record, commit, message)
             repeats = True
-        reading = self._reading(message, account, device, signed, repeats, 0, b"")
+        reading = self._reading(batch, message, account, device, signed, repeats, 0, b"")
         outcome = ledger.earn(message.id, reading, self._fee_basis_points, batch.number)
         after = ledger.accounts[message.id]
         if isinstance(outcome, Refusal):
@@ -357,6 +318,7 @@ class Pipeline:
 
     def _reading(
         self,
+        batch: _Batch,
         message: Usage | Earn,
         holder: Channel | Account,
         device: str,
@@ -376,16 +338,14 @@ class Pipeline:
             signed=signed,
             terms=self._terms.terms(message.offer, holder.service),
             repeats_seq=repeats,
-            chain_stale=self._terms.chain_stale,
+            chain_stale=batch.chain_stale,
         )
 
     def _earlier(self, batch: _Batch, message: Usage | Earn | Close) -> tuple[Accepted, int] | None:
         """Return what was accepted under this seq, with its commit, if it is still kept."""
         key = (message.id, message.seq)
-        commit = self._books.ledger.commit_of(*key)
-        if commit is None:
-            return None
-        return (batch.accepted.get(key) or self._earlier_accepted[key]), commit
+        accepted = batch.accepted.get(key)
+        return self._earlier_accepted.get(key) if accepted is None else (accepted, batch.number)
 
     # -- outcomes --
 
@@ -404,10 +364,6 @@ class Pipeline:
     def _bare(self, refusal: Refusal, message: Usage | Earn | Close) -> Receipt:
         self._refused(refusal)
         return bare_refusal(refusal, message.answers, message.id, message.seq, isinstance(message, Earn))
-
-
-def _verified(checks: list[list[Check] | None]) -> list[bool]:
-    return [each is not None and all(is_signed_by(*check) for check in each) for each in checks]
 
 
 def _same_reading(record: Charged | Earned, message: Usage | Earn) -> bool:

@@ -28,7 +28,8 @@ from settlement.netting import ClaimTarget, Netting, PayoutTarget, net
 from settlement.planning import cover
 from settlement.port import ExecutionLayer
 
-# How often the settler looks whether something presses; looking at every channel takes about a microsecond each.
+# How often the settler looks whether something presses: at withdrawals, and with bounds of exposure at every channel,
+# which takes some microseconds each.
 LOOK_EVERY_S = 1.0
 # A pressing cycle that did not help (the node is away, a row reverts) is not repeated sooner.
 PRESS_EVERY_S = 5.0
@@ -146,9 +147,10 @@ class Settler:
         }
         least = self._policy.least(self._gas_price)
         found = []
-        for channel in ledger.channels.values():
-            if not _pending(channel) or not (self._one.locked() or channel.id in ledger.aside):
+        for identifier in ledger.withdrawing:
+            if not (self._one.locked() or identifier in ledger.aside):
                 continue
+            channel = ledger.channels[identifier]
             target = _target(channel)
             row = self._claimable(channel, target)
             if row.amount < max(least, 1) or not ending(row, self._policy, self._watcher.chain_time):
@@ -200,7 +202,7 @@ class Settler:
 
     async def _presses(self) -> bool:
         """Tell whether something cannot wait, at a gas price that is not long past. Raises ChainUnavailable."""
-        if any(map(_pending, self._books.ledger.channels.values())):
+        if self._books.ledger.withdrawing:
             await self._ask_gas_price()
         return self.pressing()
 
@@ -218,8 +220,8 @@ class Settler:
         bounded = policy.exposure_channel_max or policy.exposure_party_max or policy.exposure_total_max
         rows = [
             row
-            for channel in ledger.channels.values()
-            if (bounded or _pending(channel)) and channel.phase is not Phase.CLOSING and channel.id not in ledger.aside
+            for identifier in (ledger.channels if bounded else ledger.withdrawing)
+            if (channel := ledger.channels[identifier]).phase is not Phase.CLOSING and identifier not in ledger.aside
             if (row := self._claimable(channel, _target(channel))).amount
         ]
         return pressing(rows, policy, Situation(self._watcher.chain_time, self._gas_price))

@@ -1,7 +1,7 @@
 """Keyed states in memory that remember what changed since they were last stored."""
 
 from collections.abc import Iterator, KeysView, MutableMapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import cbor2
 import msgspec
@@ -9,6 +9,15 @@ import msgspec
 from gateway.errors import JournalFault
 
 V = TypeVar("V")
+T = TypeVar("T")
+
+
+def decoded(kind: str, value_type: Any, body: bytes) -> Any:
+    """Return a stored state. Raises JournalFault for one that is not of this type."""
+    try:
+        return msgspec.convert(cbor2.loads(body), value_type)
+    except (cbor2.CBORDecodeError, msgspec.ValidationError) as error:
+        raise JournalFault(f"a stored {kind} cannot be read: {error}") from error
 
 
 class Table(MutableMapping[bytes, V], Generic[V]):
@@ -30,6 +39,17 @@ class Table(MutableMapping[bytes, V], Generic[V]):
     def __getitem__(self, key: bytes) -> V:
         return self._rows[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows
+
+    @overload
+    def get(self, key: bytes, default: None = None, /) -> V | None: ...
+    @overload
+    def get(self, key: bytes, default: V | T, /) -> V | T: ...
+    def get(self, key: bytes, default: object = None, /) -> object:
+        """Return the state of a key, or the default. Written out, as the one of `Mapping` raises and catches."""
+        return self._rows.get(key, default)
+
     def __setitem__(self, key: bytes, value: V) -> None:
         self._rows[key] = value
         self._dirty.add(key)
@@ -50,10 +70,12 @@ class Table(MutableMapping[bytes, V], Generic[V]):
 
     def load(self, key: bytes, body: bytes) -> None:
         """Take a stored state in at the start. Raises JournalFault for one that is not of this type."""
-        try:
-            self._rows[key] = msgspec.convert(cbor2.loads(body), self._type)
-        except (cbor2.CBORDecodeError, msgspec.ValidationError) as error:
-            raise JournalFault(f"a stored {self.kind} cannot be read: {error}") from error
+        self._rows[key] = decoded(self.kind, self._type, body)
+
+    @property
+    def changed(self) -> int:
+        """How many keys changed since they were last taken."""
+        return len(self._dirty)
 
     def take_dirty(self) -> list[tuple[str, bytes, object | None]]:
         """Return and forget what changed: (kind, key, state), the state None where it was deleted."""

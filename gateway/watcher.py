@@ -111,9 +111,8 @@ class Watcher:
 
     async def run(self, on_trouble: Callable[[str], None]) -> None:
         """Follow the chain; one that is unreachable or refuses is asked again, all else is a fault and raised."""
-        for channel in list(self._books.ledger.channels.values()):
-            if channel.withdrawing or channel.foreseen:
-                self.on_withdrawal(channel.id)
+        for identifier in sorted(self._books.ledger.withdrawing):
+            self.on_withdrawal(identifier)
         pause = self._poll_s
         while True:
             try:

@@ -6,6 +6,7 @@ from eth_keys.datatypes import Signature as OracleSignature
 from eth_utils import to_checksum_address
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parallel_evm import recover_signers
 from x402.mechanisms.evm.batch_settlement.authorizer_signer import (
     LocalAuthorizerSigner,
     sign_claim_batch,
@@ -19,9 +20,9 @@ from x402.mechanisms.evm.batch_settlement.types import VoucherClaim
 from x402.mechanisms.evm.signers import EthAccountSigner
 from x402.schemas import PaymentRequirements
 
-from channels import digests, types
-from channels.signatures import HALF_ORDER, ORDER, is_signed_by, key_address, recover, sign
-from channels.types import ChannelConfig, Network, TokenDomain
+from channels import digests, signatures, types
+from channels.signatures import HALF_ORDER, ORDER, is_signed_by, key_address, sign
+from channels.types import Address, ChannelConfig, Digest, Network, Signature, TokenDomain
 from tests.support.channels_build import CHANNEL_ID, CONFIG, DEVICE_KEY, NETWORK, PAYER_KEY
 from tests.support.channels_oracle import (
     U256,
@@ -37,6 +38,14 @@ from tests.support.channels_oracle import (
     words,
     x402_takes,
 )
+
+
+def recover(digest: Digest, signature: Signature) -> Address | None:
+    """Recover with the core's own function; the embedded layer's, which the pipeline uses, must say the same."""
+    found = signatures.recover(digest, signature)
+    assert recover_signers([(digest, signature)]) == [found]
+    return found
+
 
 # --- signatures, both ways ---
 

@@ -41,8 +41,8 @@ from gateway.service import Gateway
 from settlement.client import JsonRpcLayer
 from settlement.transports import HttpTransport, InProcessTransport
 
-# States are written often, so that kills meet that, too.
-STORE_EVERY = 40
+# States are written often and in many parts, so that kills meet that, too.
+STORE_MAX, STATES_PER_WRITE = 40, 5
 SEND = "eth_sendRawTransaction"
 # So long a disk that is about to die keeps the others waiting: whoever acts on what is not durable does it now.
 TEMPTED_S = 0.05
@@ -92,11 +92,13 @@ class Points:
 
 def instrument(points: Points) -> None:
     """Wrap the seams."""
-    gateway.books.STORE_EVERY = STORE_EVERY
+    gateway.books.STORE_MAX = STORE_MAX
+    gateway.journal.STATES_PER_WRITE = STATES_PER_WRITE
     _wrap_commits(points)
     for name in _public_coroutines(Journal):
         if name not in ("close", "durable"):
             _wrap(Journal, name, points, "disk", functools.partial(_named, name))
+    _wrap(Journal, "_in_turn", points, "disk", lambda work, *_: [f"part:{work.__name__}"])
     for transport in (HttpTransport, InProcessTransport):
         _wrap(transport, "call", points, "rpc", lambda method, params: [points.request_name(method, params)])
         _wrap(transport, "batch", points, "rpc", lambda requests: _batch_names(points, requests))

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -26,13 +27,15 @@ from gateway import books as books_module
 from gateway import history
 from gateway import journal as journal_module
 from gateway import records as r
+from gateway.backup import prove_rows
 from gateway.books import Books
+from gateway.entries import StoredHistory, StoredReadings
 from gateway.errors import JournalFault, SetupError
 from gateway.history import READINGS_KEPT, History
 from gateway.journal import Journal, unseal_records
 from gateway.ledger import Ledger
 from gateway.records import decode_records, encode
-from gateway.tables import Table
+from gateway.tables import Table, decoded
 from gateway.terms import TermsBook
 from tests.support.gateway_records import Script
 from tests.support.gateway_world import states
@@ -156,7 +159,7 @@ def test_a_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:
 async def test_replay_equals_the_live_state(path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
-    monkeypatch.setattr(books_module, "STORE_EVERY", rng.choice((1, 3, 10, 50, 10**6)))
+    monkeypatch.setattr(books_module, "STORE_MAX", rng.choice((1, 3, 10, 50, 10**6)))
     for run in range(4):
         opened = Opened(path, seed * 10 + run)
         await opened.write(rng.randrange(1, 90))
@@ -185,7 +188,7 @@ async def test_every_kind_of_record_takes_part(path: Path) -> None:
 
 async def test_states_and_tail_are_what_the_whole_journal_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaying all commits from nothing gives what the stored states and their tail give."""
-    monkeypatch.setattr(books_module, "STORE_EVERY", 25)
+    monkeypatch.setattr(books_module, "STORE_MAX", 25)
     opened = Opened(path, 8)
     await opened.write(210)
     await opened.cut()
@@ -205,7 +208,7 @@ async def test_states_and_tail_are_what_the_whole_journal_says(path: Path, monke
 async def test_states_are_stored_now_and_then_and_only_what_changed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books_module, "STORE_EVERY", 10)
+    monkeypatch.setattr(books_module, "STORE_MAX", 10)
     opened = Opened(path, 3)
     await opened.write(35)
     if opened.books._storing is not None:
@@ -367,7 +370,7 @@ async def test_what_is_queued_behind_a_failed_commit_fails_too(path: Path) -> No
 
 async def test_states_that_cannot_be_stored_stop_the_books(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not stored is not forgotten: either the next one stores it, or nothing more is committed."""
-    monkeypatch.setattr(books_module, "STORE_EVERY", 5)
+    monkeypatch.setattr(books_module, "STORE_MAX", 5)
     opened = Opened(path, 6)
     await opened.write(3)
     opened.books.journal._db.execute(
@@ -546,26 +549,42 @@ def test_an_unknown_kind_of_state_is_a_fault() -> None:
         Ledger().load("magic", b"", b"")
 
 
-@given(st.lists(st.integers(1, 9), max_size=60), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
-def test_a_history_finds_what_it_keeps(steps: list[int], rng: random.Random) -> None:
-    kept, history.READINGS_KEPT = history.READINGS_KEPT, 8
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 40_000)), max_size=80), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_a_history_finds_what_it_keeps(steps: list[tuple[int, int]], rng: random.Random) -> None:
+    sizes = history.READINGS_KEPT, history.BLOCK_READINGS
+    history.READINGS_KEPT, history.BLOCK_READINGS = 8, 4
     try:
-        found, model, seq = History(), {}, 0
-        for commit, step in enumerate(steps):
-            seq += step
+        found, model, seq, commit = History(), {}, 0, 0
+        stored: dict[int, StoredReadings] = {}
+        for step, later in steps:
+            # Every other seq is just the next one, as devices have it.
+            seq, commit = seq + (1 if rng.random() < 0.5 else step), commit + later
             found.add(seq, commit)
             model[seq] = commit
-            if rng.random() < 0.2:
-                found = History.load(*found.dump())
+            if rng.random() < 0.3:
+                _store(found, stored)
+                found = History(sorted(stored.items()))
             recent = list(model)[-8:]
             assert all(found.find(each) == model[each] for each in recent)
-            assert len(found._seqs) < 16
-            for probe in range(1, seq + 2):
-                assert found.find(probe) in (model.get(probe), None)
-                assert probe in model or found.find(probe) is None
+            kept = found.newest(None, 1_000)
+            assert kept == sorted(model.items(), reverse=True)[: len(kept)]
+            assert min(len(model), 8) <= len(kept) < 8 + 2 * 4
+            assert found.newest(recent[0], 3) == [entry for entry in kept if entry[0] < recent[0]][:3]
+            for probe in range(max(0, seq - 50), seq + 2):
+                assert found.find(probe) == (model.get(probe) if probe >= kept[-1][0] else None)
     finally:
-        history.READINGS_KEPT = kept
+        history.READINGS_KEPT, history.BLOCK_READINGS = sizes
+
+
+def _store(found: History, stored: dict[int, StoredReadings]) -> None:
+    """Keep what a history says is to be stored, through the form it has on disk."""
+    for seq, block in found.changes():
+        if block is None:
+            stored.pop(seq, None)
+        else:
+            stored[seq] = decoded("readings", StoredReadings, encode(block))
+    assert sorted(stored.items()) == found.blocks
 
 
 def test_a_history_is_bounded_and_takes_the_greatest_numbers() -> None:
@@ -578,5 +597,120 @@ def test_a_history_is_bounded_and_takes_the_greatest_numbers() -> None:
     assert found.find(4 * READINGS_KEPT + 1) == 2 * (4 * READINGS_KEPT + 1)
     assert found.find(1) is None
     assert found.find(0) is None
-    assert len(found.dump()[0]) < 2 * READINGS_KEPT * 8
-    assert History.load(*found.dump()).dump() == found.dump()
+    assert sum(len(block.data) for _, block in found.blocks) < 4 * READINGS_KEPT
+    assert History(found.blocks).blocks == found.blocks
+    # Only the block that grows is stored again.
+    found.add(2**64, 2**63 + 1)
+    found.changes()
+    found.add(2**64 + 1, 2**63 + 1)
+    ((first, block),) = found.changes()
+    assert (first, block and block.count) == (2**64, 2)
+
+
+def test_a_history_of_an_earlier_version_is_taken_over() -> None:
+    ledger = Ledger()
+    seqs, commits = list(range(5, 1_605)), [3 * seq for seq in range(5, 1_605)]
+    old = StoredHistory(array("Q", seqs).tobytes(), array("Q", commits).tobytes())
+    ledger.load("history", b"i" * 32, encode(old))
+    ledger.loaded()
+    assert [ledger.commit_of(b"i" * 32, seq) for seq in (1_604, 700)] == [4_812, 2_100]
+    assert ledger.commit_of(b"i" * 32, 1_605) is None
+    changed = ledger.take_dirty()
+    assert ("history", b"i" * 32, None) in changed
+    again = Ledger()
+    again.channels[b"i" * 32] = object()  # type: ignore[assignment]
+    for kind, key, state in changed:
+        if kind == "readings" and state is not None:
+            again.load(kind, key, encode(state))
+    again._load_histories()
+    assert again.last_seqs(b"i" * 32, None, 2_000) == ledger.last_seqs(b"i" * 32, None, 2_000)
+
+
+# -- states in parts --
+
+
+async def test_a_crash_between_parts_of_a_store_leaves_the_states_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "STATES_PER_WRITE", 3)
+    opened = Opened(path, 4)
+    await opened.write(60)
+    await opened.books.journal.store(opened.books.journal.number, opened.books.ledger.take_dirty())
+    valid = opened.books.journal.states_at
+    await opened.write(60)
+    live, number = states(opened.books.ledger), opened.books.journal.number
+    rows = sorted(opened.books.ledger.take_dirty(), key=lambda row: row[:2])
+    assert len(rows) > 30
+    await opened.cut()
+    for parts in range(0, len(rows) // 3 + 1, 4):
+        journal = Journal(path)
+        for part in range(parts):
+            journal._store(number, valid, rows[3 * part : 3 * part + 3])
+        journal._db.close()
+        after = Opened(path)
+        assert after.books.journal.states_at == valid
+        assert after.replayed, "the tail leads on from the states before"
+        assert states(after.books.ledger) == live
+        await after.cut()
+    # And when all of them are written, they are valid.
+    journal = Journal(path)
+    await journal.store(number, rows)
+    await journal.close()
+    after = Opened(path)
+    assert (after.replayed, states(after.books.ledger)) == (0, live)
+    await after.cut()
+
+
+async def test_deleted_states_leave_no_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a crash right after they became valid, once states are stored again."""
+    journal = Journal(path)
+    offer = r.OfferIssued(b"", 1)
+    await journal.store(1, [("offer", bytes((each,)), offer) for each in range(250)])
+    await journal.store(2, [("offer", bytes((each,)), None) for each in range(200)])
+    with database(path) as db:
+        assert db.execute("SELECT count(*) FROM states").fetchone() == (50,)
+    monkeypatch.setattr(journal, "_forget", lambda keys: None)
+    await journal.store(3, [("offer", bytes((each,)), None) for each in range(200, 240)])
+    for _ in range(4):
+        await journal.commit(())[1]
+    journal._db.close()
+    again = Journal(path)
+    assert [state.key for state in again.states()] == [bytes((each,)) for each in range(240, 250)]
+    await again.store(4, [("offer", bytes((200,)), offer)])  # one that is there again
+    await again.close()
+    with database(path) as db:
+        assert db.execute("SELECT count(DISTINCT key) FROM states").fetchone() == (11,)
+    last = Journal(path)
+    assert bytes((200,)) in {state.key for state in last.states()}
+    last._db.close()
+
+
+async def test_a_backup_may_fall_between_two_parts(path: Path) -> None:
+    opened = Opened(path, 4)
+    await opened.write(60)
+    await opened.books.close()
+    with database(path) as db:
+        (number,) = db.execute("SELECT max(number) FROM commits").fetchone()
+        (kind, key) = db.execute("SELECT kind, key FROM states WHERE slot = 0").fetchone()
+        db.execute("INSERT INTO states VALUES (?, ?, 1, ?, NULL)", (kind, key, number + 1))
+    assert prove_rows(path)[1] == number
+    journal = Journal(path)
+    assert (kind, key) in {(state.kind, state.key) for state in journal.states()}
+    await journal.close()
+
+
+async def test_commits_have_their_turn_between_parts(path: Path) -> None:
+    journal = Journal(path)
+    order: list[str] = []
+    storing = asyncio.ensure_future(
+        journal.store(0, [("offer", each.to_bytes(2, "big"), r.OfferIssued(b"", 1)) for each in range(2_000)])
+    )
+    storing.add_done_callback(lambda task: order.append("stored"))
+    await asyncio.sleep(0)
+    for _ in range(5):
+        await journal.commit(())[1]
+        order.append("committed")
+    await storing
+    await asyncio.sleep(0)
+    assert order == ["committed"] * 5 + ["stored"]
+    await journal.close()

@@ -22,7 +22,7 @@ from gateway.terms import TermsBook
 from tests.support.gateway_records import Script
 
 # States are written often, so that a kill meets that, too.
-STORE_EVERY = 7
+STORE_MAX = 7
 
 
 def say(text: str) -> None:
@@ -32,7 +32,7 @@ def say(text: str) -> None:
 
 async def commit_for_ever(path: Path, seed: int) -> None:
     """Replay, then commit until killed."""
-    books_module.STORE_EVERY = STORE_EVERY
+    books_module.STORE_MAX = STORE_MAX
     books = Books(Journal(path))
     terms = TermsBook(900, 225)
     books.replay(terms.terms_then, terms.observe)

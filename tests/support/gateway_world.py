@@ -422,10 +422,12 @@ def _first(error: BaseException) -> BaseException:
 def states(ledger: Ledger) -> dict[str, Any]:
     """Return every state of a ledger, comparable: tables, histories and what is derived."""
     tables = {kind: dict(table) for kind, table in ledger._tables.items() if kind != "history"}
+    tables["totals"] = {b"": ledger.totals}  # with what was counted since somebody asked
     return {
         **tables,
         "founded": ledger.founded,
-        "histories": {key: history.dump() for key, history in ledger._histories.items()},
+        "histories": {key: history.blocks for key, history in ledger._histories.items()},
+        "withdrawing": sorted(ledger.withdrawing),
         "by_payer": {payer: sorted(ids) for payer, ids in ledger.by_payer.items()},
         "by_payee": {payee: sorted(ids) for payee, ids in ledger.by_payee.items()},
     }
