@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
@@ -35,13 +36,15 @@ MIGRATIONS = (
         WITHOUT ROWID;
     INSERT INTO marks VALUES ('statements_at', 0);
     """,
-    # Two rows for each state: while a new one is stored, the one that is valid stays.
+    # Two rows for each state: while a new one is stored, the one that is valid stays. `storing` counts how often states
+    # were stored, and the mark is the last time that this was completed.
     """
-    CREATE TABLE stored (kind TEXT NOT NULL, key BLOB NOT NULL, slot INTEGER NOT NULL, number INTEGER NOT NULL,
+    CREATE TABLE stored (kind TEXT NOT NULL, key BLOB NOT NULL, slot INTEGER NOT NULL, storing INTEGER NOT NULL,
                          body BLOB, PRIMARY KEY (kind, key, slot)) STRICT, WITHOUT ROWID;
-    INSERT INTO stored SELECT kind, key, 0, (SELECT value FROM marks WHERE name = 'states_at'), body FROM states;
+    INSERT INTO stored SELECT kind, key, 0, 0, body FROM states;
     DROP TABLE states;
     ALTER TABLE stored RENAME TO states;
+    INSERT INTO marks VALUES ('storing', 0);
     """,
 )
 # Measured with ten readings in a commit, bytes written for each: pages of 512 bytes 870, 1,024 bytes 1,044, 4,096 bytes
@@ -49,11 +52,12 @@ MIGRATIONS = (
 PAGE_BYTES = 512
 # States written in one transaction, some 5 ms, between which commits have their turn.
 STATES_PER_WRITE = 100
-# A state goes into the slot that does not hold its valid row: the newest up to the commit for which all were stored.
+# A state goes into the slot that does not hold its valid row, which is the newest of those stored completely.
 _STORE = """
     INSERT OR REPLACE INTO states VALUES (:kind, :key, coalesce((
-        SELECT 1 - slot FROM states WHERE kind = :kind AND key = :key AND number <= :valid ORDER BY number DESC LIMIT 1
-    ), 0), :number, :body)
+        SELECT 1 - slot FROM states WHERE kind = :kind AND key = :key AND storing < :storing
+        ORDER BY storing DESC LIMIT 1
+    ), 0), :storing, :body)
 """
 # Commits read at once by who walks through all of them: a megabyte at full batches.
 COMMITS_PER_READ = 500
@@ -90,6 +94,7 @@ class Journal:
         self._gone: list[tuple[str, bytes]] = []  # deleted states whose rows a crash left
         self._last: asyncio.Future[None] | None = None
         self.states_at = self._mark("states_at")  # the commit up to which the stored states hold
+        self._storing = self._mark("storing")
         self.number = int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
         if self.number < self.states_at:
             raise JournalFault(f"{path} lacks its last commits, up to {self.states_at}: restore a backup")
@@ -105,8 +110,8 @@ class Journal:
     def states(self) -> Iterator[State]:
         """Yield the stored states by kind and key; for the start, before anything is committed."""
         # Of each group SQLite takes the body from the row that has the maximum.
-        query = "SELECT kind, key, body, max(number) FROM states WHERE number <= ? GROUP BY kind, key"
-        for kind, key, body, _ in self._db.execute(query, (self.states_at,)):
+        query = "SELECT kind, key, body, max(storing) FROM states WHERE storing <= ? GROUP BY kind, key"
+        for kind, key, body, _ in self._db.execute(query, (self._storing,)):
             if body is None:
                 self._gone.append((kind, key))
             else:
@@ -157,15 +162,15 @@ class Journal:
 
         In parts, behind each of which other commits have their turn. They become valid together, with the last part.
         """
-        rows = sorted(states, key=lambda state: (state[0], state[1]))
-        there = {(kind, key) for kind, key, state in rows if state is not None}
+        # In another thread: of many channels it takes a while.
+        rows = await asyncio.to_thread(_in_order, states)
+        there = {(kind, key) for kind, key, state in rows if state is not None} if self._gone else set()
         gone = [(kind, key) for kind, key, state in rows if state is None]
         gone += [state for state in self._gone if state not in there]
         self._checkpoints.hold = True
         for part in _parts(rows):
-            await self._in_turn(self._store, number, self.states_at, part)
+            await self._in_turn(self._store, part)
         await self._in_turn(self._validate, number)
-        self.states_at = number
         for keys in _parts(gone):
             await self._in_turn(self._forget, keys)
         self._gone = []
@@ -194,13 +199,12 @@ class Journal:
         self._transaction(lambda db: db.execute("INSERT INTO commits VALUES (?, ?)", (number, body)))
         self._checkpoints.committed(1, len(body))
 
-    def _store(self, number: int, valid: int, states: Sequence[tuple[str, bytes, object | None]]) -> None:
+    def _store(self, states: Sequence[tuple[str, bytes, object | None]]) -> None:
         rows: list[dict[str, Any]] = [
             {
                 "kind": kind,
                 "key": key,
-                "number": number,
-                "valid": valid,
+                "storing": self._storing + 1,
                 "body": None if state is None else _sealed(encode(state)),
             }
             for kind, key, state in states
@@ -209,7 +213,10 @@ class Journal:
         self._checkpoints.committed(len(rows), sum(len(row["body"] or b"") for row in rows))
 
     def _validate(self, number: int) -> None:
-        self._transaction(lambda db: db.execute("UPDATE marks SET value = ? WHERE name = 'states_at'", (number,)))
+        """Let the states that were stored be the valid ones, as of commit `number`."""
+        marks = ((number, "states_at"), (self._storing + 1, "storing"))
+        self._transaction(lambda db: db.executemany("UPDATE marks SET value = ? WHERE name = ?", marks))
+        self.states_at, self._storing = number, self._storing + 1
 
     def _forget(self, keys: Sequence[tuple[str, bytes]]) -> None:
         """Remove states that are deleted as of the valid commit."""
@@ -233,6 +240,7 @@ class Journal:
             db.execute("UPDATE marks SET value = ? WHERE name = 'statements_at'", (cycle,))
 
         self._transaction(write)
+        self._checkpoints.committed(2 * len(rows), sum(len(row.body) + len(row.link) for row in rows))
 
     def _transaction(self, write: Callable[[sqlite3.Connection], object]) -> None:
         # After one failure nothing more is written: a later commit must not be on disk without an earlier one.
@@ -251,6 +259,11 @@ class Journal:
     def fail(self, reason: str) -> None:
         """Let nothing more be written: memory holds a state that no commit leads to."""
         self._failed = self._failed or reason
+
+
+def _in_order(states: Iterable[tuple[str, bytes, object | None]]) -> list[tuple[str, bytes, object | None]]:
+    """Return states by kind and key: what lies together on the disk is written together."""
+    return sorted(states, key=itemgetter(0, 1))
 
 
 def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -326,7 +339,7 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         _migrate(db)
         # States that a crash kept from becoming valid.
-        db.execute("DELETE FROM states WHERE number > (SELECT value FROM marks WHERE name = 'states_at')")
+        db.execute("DELETE FROM states WHERE storing > (SELECT value FROM marks WHERE name = 'storing')")
     except (OSError, sqlite3.Error) as error:
         raise SetupError(f"cannot open the journal {path}: {error}.") from error
     return db

@@ -306,6 +306,7 @@ class Ledger:
                 self._histories[identifier] = History(self._blocks[identifier])
         self._blocks.clear()
         for identifier in list(self._old_histories):
+            self._histories.pop(identifier, None)
             for seq, commit in self._old_histories[identifier].readings():
                 self.note(identifier, seq, commit)
             del self._old_histories[identifier]

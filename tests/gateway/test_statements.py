@@ -26,7 +26,7 @@ from settlement.statement_json import read
 from settlement.statements import Signed, Statement
 from tests.support import reorg_scenes as scenes
 from tests.support.gateway_devices import Earner, Payer
-from tests.support.gateway_records import KEYS, NETWORK, Script
+from tests.support.gateway_records import KEYS, NETWORK, Script, back_to_schema
 from tests.support.gateway_world import Crash, World, until
 from tests.support.reorg_world import ForkWorld
 
@@ -305,12 +305,7 @@ async def test_a_journal_from_before_statements_gets_them(make_world: Make, monk
     await street.traffic()
     await world.gateway.settler.settle()
     await world.crash()
-    with sqlite3.connect(Path(world.config.data_dir) / "journal.sqlite") as db:
-        db.execute("DROP TABLE statements")
-        db.execute("DROP TABLE statement_links")
-        db.execute("DELETE FROM marks WHERE name = 'statements_at'")
-        db.execute("PRAGMA user_version = 1")
-    db.close()
+    back_to_schema(Path(world.config.data_dir) / "journal.sqlite", 1)
     await world.start()
     assert len(journal_module.MIGRATIONS) >= 2
     await street.check()

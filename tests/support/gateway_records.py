@@ -1,7 +1,10 @@
 """A gateway's records without a gateway: seeded sequences that a journal could hold, applied to real books."""
 
+import contextlib
 import random
+import sqlite3
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from channels.digests import channel_id
@@ -381,3 +384,28 @@ class Script:
         ]
         records: list[r.Record] = self.rng.choice(options)()
         return records
+
+
+def back_to_schema(path: Path, schema: int) -> None:
+    """Make of a journal what a Metergate with an older schema (1 or 2) had on the disk."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript("""
+            BEGIN;
+            CREATE TABLE plain (kind TEXT NOT NULL, key BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, key))
+                STRICT, WITHOUT ROWID;
+            INSERT OR REPLACE INTO plain SELECT kind, key, body FROM states WHERE body IS NOT NULL ORDER BY storing;
+            DROP TABLE states;
+            ALTER TABLE plain RENAME TO states;
+            DELETE FROM marks WHERE name = 'storing';
+            PRAGMA user_version = 2;
+            COMMIT;
+        """)
+        if schema == 1:
+            db.executescript("""
+                BEGIN;
+                DROP TABLE statements;
+                DROP TABLE statement_links;
+                DELETE FROM marks WHERE name = 'statements_at';
+                PRAGMA user_version = 1;
+                COMMIT;
+            """)
