@@ -62,7 +62,7 @@ def _turns(name: str, unit: str, values: Sequence[float], base: Sequence[float],
 
 def _path() -> Iterable[Row]:
     """Readings a second through the voucher path, on one core and on all."""
-    for cores, suffix in ((1, ""), (CORES, "_all_cores")):
+    for cores, suffix in ((1, "_one_core"), (CORES, "")):
         answer = _path_answer(cores)
         rates, bare = answer["rates"], answer["rates"]["bare"]
         for side, name in (
@@ -73,10 +73,9 @@ def _path() -> Iterable[Row]:
             yield _turns(f"{name}{suffix}", "readings/s", rates[side], bare, LIBSECP256K1)
         yield Row(f"libsecp256k1_per_s{suffix}", round(median(bare)), "recoveries/s")
         yield _turns(f"coincurve_per_s{suffix}", "recoveries/s", rates["coincurve"], bare, LIBSECP256K1)
-        one = "" if suffix else "_one_core"
-        yield _turns(f"voucher_path_vs_x402{one}", "readings/s", rates["json"], rates["stock"], X402)
-        yield Row(f"x402_server_per_s{one}", round(median(rates["stock"])), "vouchers/s")
-        if not suffix:
+        yield _turns(f"voucher_path_vs_x402{suffix}", "readings/s", rates["json"], rates["stock"], X402)
+        yield Row(f"x402_server_per_s{suffix}", round(median(rates["stock"])), "vouchers/s")
+        if cores == 1:
             yield from _instructions(answer["instructions"])
 
 
@@ -153,7 +152,12 @@ def _settle() -> Iterable[Row]:
     )
 
 
-_PATHS = ("voucher_path_vs_libsecp256k1", "voucher_path_vs_libsecp256k1_cbor", "pipeline_vs_libsecp256k1")
+_PATHS = (
+    "voucher_path_vs_libsecp256k1",
+    "voucher_path_vs_libsecp256k1_cbor",
+    "pipeline_vs_libsecp256k1",
+    "voucher_path_vs_x402",
+)
 
 PAYMENTS = Suite(
     "payments",
@@ -163,9 +167,7 @@ PAYMENTS = Suite(
             _path,
             (
                 *_PATHS,
-                *(f"{name}_all_cores" for name in _PATHS),
-                "voucher_path_vs_x402",
-                "voucher_path_vs_x402_one_core",
+                *(f"{name}_one_core" for name in _PATHS),
                 *(f"{name}_instructions" for name in ("voucher_path", "voucher_path_cbor", "pipeline")),
             ),
         ),
