@@ -51,24 +51,19 @@ class History:
         self._seq, self._commit = seq, commit
         self._count += 1
 
-    def find(self, seq: int) -> int | None:
-        """Return the commit that holds the reading accepted under this seq, or None when none is kept."""
-        if seq > self._seq:
-            return None
-        for block in self._newest_first():
-            if block[0] <= seq:
-                return next((commit for each, commit in _readings(block) if each == seq), None)
-        return None
+    def covers(self, seq: int) -> bool:
+        """Tell whether a reading accepted under this seq may be kept; those of new readings never are."""
+        return seq <= self._seq
 
     def newest(self, before: int | None, limit: int) -> list[tuple[int, int]]:
         """Return up to `limit` (seq, commit) with seqs below `before`, the highest first."""
-        readings = (
+        newest = (
             reading
-            for block in self._newest_first()
-            for reading in reversed(list(_readings(block)))
+            for block in reversed(self.blocks)
+            for reading in reversed(list(readings(block)))
             if before is None or reading[0] < before
         )
-        return list(islice(readings, limit))
+        return list(islice(newest, limit))
 
     def changes(self) -> list[tuple[int, StoredReadings | None]]:
         """Return and forget what changed since the last call: blocks by their first seq, None for one that is gone."""
@@ -86,10 +81,6 @@ class History:
     def _growing(self) -> Block:
         seq, commit = self._first
         return seq, StoredReadings(commit, self._count, self._seq, self._commit, bytes(self._data))
-
-    def _newest_first(self) -> Iterator[Block]:
-        yield self._growing()
-        yield from reversed(self._before)
 
     def _turn(self) -> None:
         """Begin a new block, and drop the oldest one if enough is kept without it."""
@@ -121,7 +112,8 @@ def _numbers(data: bytes) -> Iterator[int]:
             value = shift = 0
 
 
-def _readings(block: Block) -> Iterator[tuple[int, int]]:
+def readings(block: Block) -> Iterator[tuple[int, int]]:
+    """Yield each (seq, commit) of a block, in order."""
     seq, commit = block[0], block[1].commit
     yield seq, commit
     numbers = _numbers(block[1].data)

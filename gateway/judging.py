@@ -1,6 +1,6 @@
 """What a message says and whether its signer signed it: the first half of the pipeline, on threads.
 
-Three quarters of the time that a message takes are libsecp256k1, which needs no GIL. A thread that takes the GIL back
+Most of the time that this takes is libsecp256k1's, which needs no GIL. A thread that takes the GIL back
 after each signature waits for the others as long as a signature takes, so a share of signatures is recovered in one
 call of the embedded layer's; by coincurve, a call each, two cores did no more than one and a half.
 """
@@ -55,7 +55,8 @@ class Judge:
         count = len(frames)
         if self._parallel == 1 or count < BATCH_MIN:
             return self.judge(frames)
-        size = min(SHARE_MAX, -(-count // max(1, min(self._parallel, count // SHARE_MIN))))
+        shares_wanted = max(1, min(self._parallel, count // SHARE_MIN), -(-count // SHARE_MAX))
+        size = -(-count // shares_wanted)
         loop = asyncio.get_running_loop()
         shares = await asyncio.gather(
             *(

@@ -4,7 +4,7 @@
 synchronous: between a check and the change it allows nothing else can happen.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -116,15 +116,16 @@ class Ledger:
     @property
     def totals(self) -> Totals:
         """Counts and sums over all time."""
-        totals = self._totals.get(_TOTALS) or Totals()
+        self._add_up()
+        return self._totals.get(_TOTALS) or Totals()
+
+    def _add_up(self) -> None:
+        """Put what was counted into the totals: to make new ones for every reading would cost as much as its checks."""
         if self._payments or self._earnings:
-            # Added up here: new totals for every reading would cost as much time as the reading's own checks.
-            totals = replace(
-                totals, payments=totals.payments + self._payments, earnings=totals.earnings + self._earnings
-            )
-            self._totals[_TOTALS] = totals
+            totals = self._totals.get(_TOTALS) or Totals()
+            payments, earnings = totals.payments + self._payments, totals.earnings + self._earnings
+            self._totals[_TOTALS] = replace(totals, payments=payments, earnings=earnings)
             self._payments = self._earnings = 0
-        return totals
 
     def party(self, address: Address) -> Party:
         """Return the payouts of one payee; zeros for an unknown one."""
@@ -134,10 +135,13 @@ class Ledger:
         """Yield all offers, oldest first."""
         yield from (self.offers[key] for key in sorted(self.offers))
 
-    def commit_of(self, identifier: bytes, seq: int) -> int | None:
-        """Return the commit that holds an accepted reading of a channel or account, if it is still kept."""
+    def kept(self, identifier: bytes, seq: int) -> Sequence[Block]:
+        """Return what is kept of a channel's or account's last readings, if one of this seq may be among them.
+
+        Whoever searches it, in a thread, is in nobody's way: that takes 0.1 ms.
+        """
         history = self._histories.get(identifier)
-        return None if history is None else history.find(seq)
+        return history.blocks if history is not None and history.covers(seq) else ()
 
     def last_seqs(self, identifier: bytes, before: int | None, limit: int) -> list[tuple[int, int]]:
         """Return the last (seq, commit) of a channel or account with seqs below `before`, newest first."""
@@ -318,7 +322,7 @@ class Ledger:
 
     def take_dirty(self) -> list[tuple[str, bytes, object | None]]:
         """Return and forget every state that changed since the last call."""
-        assert self.totals, "what was counted is in them from here on"
+        self._add_up()
         changed: list[tuple[str, bytes, object | None]] = [
             (_READINGS, identifier + seq.to_bytes(8, "big"), block)
             for identifier in self._changed_histories

@@ -38,6 +38,7 @@ from gateway.books import Books
 from gateway.closings import Closings
 from gateway.errors import JournalFault
 from gateway.gathering import ENOUGH, Gathering
+from gateway.history import Block, readings
 from gateway.judging import Judge, Judged
 from gateway.openings import Openings
 from gateway.receipts import account_receipt, bare_refusal, channel_receipt, stored_receipt
@@ -181,17 +182,27 @@ class Pipeline:
 
         Only this pipeline accepts readings, so none can come in between.
         """
-        wanted: dict[int, set[tuple[bytes, int]]] = {}
+        wanted: dict[bytes, set[int]] = {}
+        kept: dict[bytes, Sequence[Block]] = {}
         for message, _, signed in judged:
             if signed and isinstance(message, Usage | Earn | Close):
-                commit = self._books.ledger.commit_of(message.id, message.seq)
-                if commit is not None:
-                    wanted.setdefault(commit, set()).add((message.id, message.seq))
-        return await asyncio.to_thread(self._read_back, wanted) if wanted else {}
+                blocks = self._books.ledger.kept(message.id, message.seq)
+                if blocks:
+                    kept[message.id] = blocks
+                    wanted.setdefault(message.id, set()).add(message.seq)
+        return await asyncio.to_thread(self._read_back, wanted, kept) if wanted else {}
 
-    def _read_back(self, wanted: dict[int, set[tuple[bytes, int]]]) -> dict[tuple[bytes, int], tuple[Accepted, int]]:
+    def _read_back(
+        self, wanted: dict[bytes, set[int]], kept: dict[bytes, Sequence[Block]]
+    ) -> dict[tuple[bytes, int], tuple[Accepted, int]]:
+        commits: dict[int, set[tuple[bytes, int]]] = {}
+        for identifier, seqs in wanted.items():
+            for block in kept[identifier]:
+                for seq, commit in readings(block):
+                    if seq in seqs:
+                        commits.setdefault(commit, set()).add((identifier, seq))
         found: dict[tuple[bytes, int], tuple[Accepted, int]] = {}
-        for commit, keys in wanted.items():
+        for commit, keys in commits.items():
             for record in self._records_of(commit):
                 if isinstance(record, (Charged, Earned, ChannelClosing)) and (record.id, record.seq) in keys:
                     found[record.id, record.seq] = record, commit

@@ -24,14 +24,14 @@ from channels.invariants import InvariantViolation
 from channels.machine import Contradiction
 from channels.state import Account
 from gateway import books as books_module
-from gateway import history
+from gateway import checkpoints, history
 from gateway import journal as journal_module
 from gateway import records as r
 from gateway.backup import prove_rows
 from gateway.books import Books
 from gateway.entries import StoredHistory, StoredReadings
 from gateway.errors import JournalFault, SetupError
-from gateway.history import READINGS_KEPT, History
+from gateway.history import BLOCK_READINGS, READINGS_KEPT, History, readings
 from gateway.journal import Journal, unseal_records
 from gateway.ledger import Ledger
 from gateway.records import decode_records, encode
@@ -567,13 +567,13 @@ def test_a_history_finds_what_it_keeps(steps: list[tuple[int, int]], rng: random
                 _store(found, stored)
                 found = History(sorted(stored.items()))
             recent = list(model)[-8:]
-            assert all(found.find(each) == model[each] for each in recent)
+            assert dict(found.newest(None, 8)) == {each: model[each] for each in recent}
             kept = found.newest(None, 1_000)
             assert kept == sorted(model.items(), reverse=True)[: len(kept)]
             assert min(len(model), 8) <= len(kept) < 8 + 2 * 4
             assert found.newest(recent[0], 3) == [entry for entry in kept if entry[0] < recent[0]][:3]
-            for probe in range(max(0, seq - 50), seq + 2):
-                assert found.find(probe) == (model.get(probe) if probe >= kept[-1][0] else None)
+            assert [entry for block in found.blocks for entry in readings(block)] == kept[::-1]
+            assert (found.covers(seq), found.covers(seq + 1)) == (True, False)
     finally:
         history.READINGS_KEPT, history.BLOCK_READINGS = sizes
 
@@ -593,11 +593,10 @@ def test_a_history_is_bounded_and_takes_the_greatest_numbers() -> None:
     for seq in range(1, 5 * READINGS_KEPT):
         found.add(seq, seq * 2)
     found.add(2**64 - 1, 2**63)
-    assert found.find(2**64 - 1) == 2**63
-    assert found.find(5 * READINGS_KEPT - 1) == 2 * (5 * READINGS_KEPT - 1)
-    assert found.find(4 * READINGS_KEPT + 1) == 2 * (4 * READINGS_KEPT + 1)
-    assert found.find(1) is None
-    assert found.find(0) is None
+    last = 5 * READINGS_KEPT - 1
+    assert found.newest(None, 2) == [(2**64 - 1, 2**63), (last, 2 * last)]
+    assert found.newest(None, 10**6)[READINGS_KEPT - 1][0] == last - READINGS_KEPT + 2
+    assert len(found.newest(None, 10**6)) < READINGS_KEPT + 2 * BLOCK_READINGS
     assert sum(len(block.data) for _, block in found.blocks) < 4 * READINGS_KEPT
     assert History(found.blocks).blocks == found.blocks
     # Only the block that grows is stored again.
@@ -614,8 +613,8 @@ def test_a_history_of_an_earlier_version_is_taken_over() -> None:
     old = StoredHistory(array("Q", seqs).tobytes(), array("Q", commits).tobytes())
     ledger.load("history", b"i" * 32, encode(old))
     ledger.loaded()
-    assert [ledger.commit_of(b"i" * 32, seq) for seq in (1_604, 700)] == [4_812, 2_100]
-    assert ledger.commit_of(b"i" * 32, 1_605) is None
+    assert ledger.last_seqs(b"i" * 32, None, 2) == [(1_604, 4_812), (1_603, 4_809)]
+    assert (bool(ledger.kept(b"i" * 32, 1_604)), bool(ledger.kept(b"i" * 32, 1_605))) == (True, False)
     changed = ledger.take_dirty()
     assert ("history", b"i" * 32, None) in changed
     again = Ledger()
@@ -707,12 +706,61 @@ async def test_a_backup_may_fall_between_two_parts(path: Path) -> None:
     await opened.books.close()
     with database(path) as db:
         (number,) = db.execute("SELECT max(number) FROM commits").fetchone()
-        (kind, key, storing) = db.execute("SELECT kind, key, storing FROM states WHERE slot = 0").fetchone()
-        db.execute("INSERT INTO states VALUES (?, ?, 1, ?, NULL)", (kind, key, storing + 1))
+        kind, key, storing = db.execute("SELECT kind, key, storing FROM states WHERE slot = 0").fetchone()
+    journal = Journal(path)
+    journal._store([(kind, key, None)])
+    journal._db.close()
+    with database(path) as db:
+        assert db.execute("SELECT max(storing) FROM states").fetchone() == (storing + 1,)
     assert prove_rows(path)[1] == number
     journal = Journal(path)
     assert (kind, key) in {(state.kind, state.key) for state in journal.states()}
     await journal.close()
+
+
+@pytest.mark.parametrize("change", [-1, 1, 7])
+async def test_an_older_state_never_takes_the_place_of_a_damaged_one(path: Path, change: int) -> None:
+    """Each state may have an older one beside it: what tells them apart is sealed, too."""
+    opened = Opened(path, 31)
+    for _ in range(3):
+        await opened.write(20)
+        await opened.books.journal.store(opened.books.journal.number, opened.books.ledger.take_dirty())
+    await opened.cut()
+    with database(path) as db:
+        ranked = "SELECT *, row_number() OVER (PARTITION BY kind, key ORDER BY storing DESC) AS rank FROM states"
+        rows = db.execute(f"SELECT rank, kind, key, slot, storing FROM ({ranked})").fetchall()
+    changed = [row for row in rows if row[0] == 1 and row[4] + change > 0]
+    assert len(changed) > 20
+    for _, kind, key, slot, storing in changed[:25]:
+        where = (kind, key, slot)
+        with database(path) as db:
+            db.execute(
+                "UPDATE states SET storing = ? WHERE kind = ? AND key = ? AND slot = ?", (storing + change, *where)
+            )
+        with pytest.raises(JournalFault, match="is damaged"):
+            Opened(path)
+        with database(path) as db:
+            db.execute("UPDATE states SET storing = ? WHERE kind = ? AND key = ? AND slot = ?", (storing, *where))
+    await Opened(path).cut()
+
+
+async def test_without_a_descriptor_left_commits_go_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copying the log needs a connection of its own; that it cannot be opened is no commit's fault."""
+    monkeypatch.setattr(checkpoints, "WAL_BYTES", 4_096)
+    journal = Journal(path)
+
+    def refused(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(checkpoints.sqlite3, "connect", refused)
+    for _ in range(60):
+        await journal.commit(())[1]
+    monkeypatch.undo()
+    await journal.commit(())[1]
+    await journal.close()
+    again = Journal(path)
+    assert again.number == 61
+    await again.close()
 
 
 async def test_commits_have_their_turn_between_parts(path: Path) -> None:

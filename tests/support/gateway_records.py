@@ -6,6 +6,7 @@ import sqlite3
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from channels.digests import channel_id
 from channels.state import (
@@ -26,6 +27,7 @@ from devices.offers import OfferTerms, Service, sign_offer
 from gateway import records as r
 from gateway.books import Books
 from gateway.chain_effects import block_of, touched
+from gateway.journal import unsealed_state
 from gateway.keys import key_ring
 from gateway.terms import TermsBook
 from settlement.netting import AccountPosition, ChannelPosition, PartyPosition, net
@@ -389,11 +391,18 @@ class Script:
 def back_to_schema(path: Path, schema: int) -> None:
     """Make of a journal what a Metergate with an older schema (1 or 2) had on the disk."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        rows = db.execute("SELECT kind, key, storing, body FROM states ORDER BY storing").fetchall()
+        valid = {row[:2]: unsealed_state(*row) for row in rows}
         db.executescript("""
-            BEGIN;
             CREATE TABLE plain (kind TEXT NOT NULL, key BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, key))
                 STRICT, WITHOUT ROWID;
-            INSERT OR REPLACE INTO plain SELECT kind, key, body FROM states WHERE body IS NOT NULL ORDER BY storing;
+        """)
+        db.executemany(
+            "INSERT INTO plain VALUES (?, ?, ?)",
+            [(kind, key, crc32(body).to_bytes(4, "big") + body) for (kind, key), body in valid.items() if body],
+        )
+        db.executescript("""
+            BEGIN;
             DROP TABLE states;
             ALTER TABLE plain RENAME TO states;
             DELETE FROM marks WHERE name = 'storing';
