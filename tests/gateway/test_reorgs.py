@@ -51,7 +51,7 @@ async def test_what_is_dropped(make_fork: Make, scene: Scene, confirmations: int
 
 async def test_a_deposit_that_is_dropped_before_it_is_final(make_fork: Make) -> None:
     """Nothing was booked, so nothing goes back: it is sent again, and its device gets its answer when it is final."""
-    world = await make_fork(2)
+    world = await make_fork(6)  # what else the gateway may send meanwhile makes a block or two
     payer = world.payer()
     payload = to_json(payer.open())
     operator = world.keys.operator.address
