@@ -47,7 +47,9 @@ class Judge:
         self._network = network
         self._gateway = gateway
         self._readings_signed = readings_signed
-        self._parallel = min(THREADS_MAX, len(os.sched_getaffinity(0)))
+        # Those that this process may use; not every system can tell.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._parallel = min(THREADS_MAX, cores)
         self._threads = ThreadPoolExecutor(self._parallel, thread_name_prefix="judge")
 
     async def batch(self, frames: Sequence[Frame]) -> list[Judged]:
