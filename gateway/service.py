@@ -200,10 +200,13 @@ class Gateway:
             return
         expected = (self.config.gateway, self.config.chain.chain_id, self.token, self.payouts, lanes)
         known = (founded.gateway, founded.chain_id, founded.token, founded.payouts, founded.lanes)
-        if known != expected:
+        lanes_differ = "the keys" if len(founded.lanes) == len(lanes) else "lanes"
+        names = ("gateway", "chain.chain_id", "chain.token", "chain.payouts", lanes_differ)
+        differ = [name for name, before, now in zip(names, known, expected, strict=True) if before != now]
+        if differ:
             raise SetupError(
-                f"the journal in {self.config.data_dir} is of gateway {founded.gateway!r} on chain "
-                f"{founded.chain_id} with other keys, token or lanes than configured. Use another data_dir."
+                f"the journal in {self.config.data_dir} was made with another value of {', '.join(differ)}: put back"
+                " what it was, as this journal's channels and money belong to it. Use another data_dir for a new start."
             )
 
     def _wire_devices(self) -> None:

@@ -72,11 +72,7 @@ class EmbeddedChain(Chain):
     def now(self) -> int:
         return self.chain.block_timestamp
 
-    def advance(self, seconds: int) -> None:
-        self.chain.produce_block(self.now + seconds)
-
     def mine(self) -> None:
-        # Left alone, a block is at the wall clock's time; tests count seconds of their own.
         self.chain.produce_block(self.now + 1 if self._next_time is None else self._next_time)
         self._next_time = None
 

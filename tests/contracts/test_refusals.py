@@ -237,7 +237,8 @@ WITHDRAWALS = [
         "WithdrawDelayNotElapsed",
         "one second early",
         "finalizeWithdraw",
-        after(initiated, lambda world: world.chain.advance(DELAY - 1), then=(OPEN.args(),)),
+        # What is sent then is in the next block, one second later.
+        after(initiated, lambda world: world.chain.advance(DELAY - 2), then=(OPEN.args(),)),
         SIGNER,
     ),
 ]

@@ -497,13 +497,13 @@ async def test_the_journal_is_of_one_gateway(make_world: Make) -> None:
     await world.opened()
     await world.stop()
     good = world.config
-    for changed in ({"gateway": "gw2"}, {"lanes": 3}):
+    for name, changed in (("gateway", {"gateway": "gw2"}), ("lanes", {"lanes": 3})):
         world.config = msgspec.structs.replace(good, **changed)
         keys = key_ring(bytes(range(32)), world.config.lanes)
-        with pytest.raises(SetupError, match="Use another data_dir"):
+        with pytest.raises(SetupError, match=f"another value of {name}: put back"):
             await world.start(keys=keys)
     world.config = good
-    with pytest.raises(SetupError, match="other keys"):
+    with pytest.raises(SetupError, match="another value of the keys: put back"):
         await world.start(keys=key_ring(b"\1" * 32, 2))
     await world.start()
     assert await world.faults() == []
