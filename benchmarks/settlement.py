@@ -107,6 +107,10 @@ def _many() -> Iterable[Row]:
         f"settle_s_{MANY}_channels", round(seconds, 2), "s", **against(seconds, SETTLE_AIM_S, f"{SETTLE_AIM_S:g} s aim")
     )
     yield Row(f"settle_cpu_s_{MANY}_channels", round(answer["cpu_seconds"], 2), "s")
+    stall = answer["stall_s"]
+    yield Row(
+        f"settle_stall_ms_{MANY}_channels", round(stall * 1e3), "ms", **against(stall, seconds, "the whole settlement")
+    )
     yield Row(f"settle_gas_per_channel_{MANY}", round(answer["gas"] / MANY), "gas")
 
 
@@ -189,7 +193,10 @@ SETTLEMENT = Suite(
         Benchmark(
             f"settling {MANY} channels",
             _many,
-            (*_names("{}" + f"_{MANY}_channels", ("settle_s", "settle_cpu_s")), f"settle_gas_per_channel_{MANY}"),
+            (
+                *_names("{}" + f"_{MANY}_channels", ("settle_s", "settle_cpu_s", "settle_stall_ms")),
+                f"settle_gas_per_channel_{MANY}",
+            ),
         ),
         Benchmark(
             f"recovery after a kill with {MANY} channels",

@@ -154,9 +154,13 @@ class Site:
     async def settle(self) -> dict[str, Any]:
         """Settle once; answers with what it took and moved."""
         ledger = self._gateway.ledger
+        stalls: list[float] = []
+        probe = asyncio.create_task(_probe(stalls))
         before, cpu, started = ledger.totals, time.process_time(), time.monotonic()
         ended = await self._gateway.settler.settle()
         took = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
+        probe.cancel()
+        took["stall_s"] = max(stalls)
         paid = [party for party in ledger.parties.values() if party.paid]
         owed = [channel for channel in ledger.channels.values() if channel.unclaimed]
         return took | {
@@ -185,6 +189,14 @@ class Site:
         gateway = self._gateway
         faults, _ = await audit(gateway.books, self._layer, gateway.watcher, whole_chain=True)
         return {"faults": faults, "payments": gateway.ledger.totals.payments}
+
+
+async def _probe(stalls: list[float]) -> None:
+    """Note how much later than it wanted to this task has its turn: for so long no receipt is sent."""
+    while True:
+        due = time.monotonic() + POLL_S
+        await asyncio.sleep(POLL_S)
+        stalls.append(time.monotonic() - due)
 
 
 def _moved(ended: CycleEnded | None) -> dict[str, int]:

@@ -34,10 +34,10 @@ class Rescue:
         self._failed: dict[ChannelId, tuple[int, float]] = {}  # times in a row, and when to try again
         self.on_trouble: Callable[[str], None] = lambda text: None
 
-    def is_under_way(self, row: ClaimTarget) -> bool:
-        """Tell whether a claim of so much was sent here and has not ended."""
-        total, entry = self._sent.get(row.id, (0, None))
-        return entry is not None and not _has_ended(entry) and total >= row.total_claimed
+    @property
+    def under_way(self) -> dict[ChannelId, int]:
+        """Which channels' claims were sent here and have not ended, with their totals."""
+        return {identifier: total for identifier, (total, entry) in self._sent.items() if not _has_ended(entry)}
 
     def may_try(self, row: ClaimTarget) -> bool:
         """Tell whether to send this row now: it is not under way, and did not revert a moment ago."""
@@ -50,7 +50,7 @@ class Rescue:
             else:
                 self._failed.pop(row.id, None)
         _, again_at = self._failed.get(row.id, (0, 0.0))
-        return not self.is_under_way(row) and monotonic() >= again_at
+        return self.under_way.get(row.id, -1) < row.total_claimed and monotonic() >= again_at
 
     async def claim(self, rows: Sequence[ClaimTarget]) -> None:
         """Sign and send claims of these rows, those that revert apart. Raises ChainUnavailable."""

@@ -7,25 +7,24 @@ risk: a payer withdraws, a deadline comes near, or more stays unclaimed than the
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic, time
 
-from channels.state import Channel, Phase
 from channels.types import Address, ChannelId
 from gateway.books import Books
 from gateway.closings import Closings
 from gateway.config import Config
-from gateway.cycle import Cycle, Plan
+from gateway.cycle import Cycle
 from gateway.keys import KeyRing
-from gateway.positions import channel_position, party_positions
+from gateway.outlook import PAYOUT_ROW_GAS, Cash, Outlook, Question, claimable, presses, reachable, withdrawal_pending
+from gateway.positions import Holdings
 from gateway.records import CycleEnded
 from gateway.rescue import Rescue
 from gateway.watcher import Watcher
-from settlement.claim_terms import Claimable, Claiming, Policy, Situation
-from settlement.claiming import decide, ending, pressing
+from settlement.claim_terms import Policy
+from settlement.claiming import ending
 from settlement.errors import ChainRefused, ChainUnavailable
-from settlement.netting import ClaimTarget, Netting, PayoutTarget, net
-from settlement.planning import cover
+from settlement.netting import ClaimTarget
 from settlement.port import ExecutionLayer
 
 # How often the settler looks whether something presses: at withdrawals, and with bounds of exposure at every channel,
@@ -33,20 +32,8 @@ from settlement.port import ExecutionLayer
 LOOK_EVERY_S = 1.0
 # A pressing cycle that did not help (the node is away, a row reverts) is not repeated sooner.
 PRESS_EVERY_S = 5.0
-# What one more payee costs in a `pay`, measured on the embedded layer: an account that is new to the token.
-PAYOUT_ROW_GAS = 57_000
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What a cycle now would do, and why: the plan, each channel's decision, and what was read for it."""
-
-    plan: Plan
-    claiming: Claiming
-    situation: Situation
-    unfunded: tuple[PayoutTarget, ...]  # payouts for which there is no cash
-    small: tuple[PayoutTarget, ...]  # payouts that wait until they add up
-    leftovers: bool  # an earlier cycle left something to finish
+# So often a decision is tried in another thread, while what it is about may change; then it is made on the spot.
+TRIES_APART = 2
 
 
 def claim_policy(config: Config) -> Policy:
@@ -117,7 +104,7 @@ class Settler:
             asked, self._asked = self._asked, False
             self._wake.clear()
             try:
-                pressing = asked or (looking and await self._presses())
+                pressing = asked or (looking and await self.pressing())
                 if not (due or pressing):
                     continue
                 if pressing:
@@ -151,8 +138,8 @@ class Settler:
             if not (self._one.locked() or identifier in ledger.aside):
                 continue
             channel = ledger.channels[identifier]
-            target = _target(channel)
-            row = self._claimable(channel, target)
+            target = reachable(channel)
+            row = claimable(channel, target, ledger.since.get(identifier, 0))
             if row.amount < max(least, 1) or not ending(row, self._policy, self._watcher.chain_time):
                 continue
             claim = ClaimTarget(channel.id, channel.lane, target, row.amount)
@@ -200,31 +187,33 @@ class Settler:
         except TimeoutError:
             pass
 
-    async def _presses(self) -> bool:
-        """Tell whether something cannot wait, at a gas price that is not long past. Raises ChainUnavailable."""
-        if self._books.ledger.withdrawing:
+    async def pressing(self) -> bool:
+        """Tell whether something cannot wait: a withdrawal, or more unclaimed than the operator wants.
+
+        It is judged at a gas price that is not long past. Raises ChainUnavailable.
+        """
+        if self._closings.pressing:
+            return True
+        ledger, policy = self._books.ledger, self._policy
+        if ledger.withdrawing:
             await self._ask_gas_price()
-        return self.pressing()
+        bounded = policy.exposure_channel_max or policy.exposure_party_max or policy.exposure_total_max
+        if not bounded:
+            channels = [ledger.channels[each] for each in ledger.withdrawing if each not in ledger.aside]
+            return presses(channels, ledger.since, policy, self._watcher.chain_time, self._gas_price)
+        # Of all channels, which takes a while.
+        held, aside, since = ledger.channels.copy(), ledger.aside.copy(), ledger.since.copy()
+        now, gas_price = self._watcher.chain_time, self._gas_price
+        return await asyncio.to_thread(
+            lambda: presses(
+                [channel for each, channel in held.items() if each not in aside], since, policy, now, gas_price
+            )
+        )
 
     async def _ask_gas_price(self) -> None:
         if self._policy.coin_price and monotonic() >= self._gas_price_at + PRESS_EVERY_S:
             fees, head = await self._layer.fees(), await self._layer.head()
             self._gas_price, self._gas_price_at = head.base_fee + fees.max_priority_fee_per_gas, monotonic()
-
-    def pressing(self) -> bool:
-        """Tell whether something cannot wait: a withdrawal, or more unclaimed than the operator wants."""
-        if self._closings.pressing:
-            return True
-        ledger = self._books.ledger
-        policy = self._policy
-        bounded = policy.exposure_channel_max or policy.exposure_party_max or policy.exposure_total_max
-        rows = [
-            row
-            for identifier in (ledger.channels if bounded else ledger.withdrawing)
-            if (channel := ledger.channels[identifier]).phase is not Phase.CLOSING and identifier not in ledger.aside
-            if (row := self._claimable(channel, _target(channel))).amount
-        ]
-        return pressing(rows, policy, Situation(self._watcher.chain_time, self._gas_price))
 
     # -- what --
 
@@ -262,77 +251,41 @@ class Settler:
         receivers = await self._layer.receivers([(lane, self._token) for lane in lanes])
         balances = await self._layer.token_balances(self._token, [self._keys.treasury.address, *lanes])
         head = await self._layer.head()
-        # From here on nothing awaits: the decision is on one state of the books.
         policy = replace(self._policy, coin_price=0) if whatever_it_costs else self._policy
-        self._gas_price = gas_price = head.base_fee + fees.max_priority_fee_per_gas
+        self._gas_price = head.base_fee + fees.max_priority_fee_per_gas
         self._gas_price_at = monotonic()
-        netting = net(party_positions(self._books.ledger))
-        claims, payouts = self._ordinary(netting), netting.payouts
-        least = 0 if whatever_it_costs else max(self._payout_min, policy.cost(PAYOUT_ROW_GAS, gas_price))
-        wanted = tuple(payout for payout in payouts if payout.amount >= least)
-        overdue = sum(party.signed - party.paid for party in self._books.ledger.parties.values())
-        cash = sum(balances) + sum(view.unsettled for view in receivers) - overdue
-        situation = Situation(
+        least = 0 if whatever_it_costs else max(self._payout_min, policy.cost(PAYOUT_ROW_GAS, self._gas_price))
+        cash = Cash(balances[0], balances[1:], [view.unsettled for view in receivers])
+        for _ in range(TRIES_APART):
+            question = self._question(policy, least, cash)
+            outlook = await asyncio.to_thread(question.answer)
+            if not question.holdings.overtaken(self._books.ledger):
+                return outlook
+        return self._question(policy, least, cash).answer()  # here and now, so that nothing comes between
+
+    def _question(self, policy: Policy, payout_min: int, cash: Cash) -> Question:
+        ledger = self._books.ledger
+        return Question(
+            holdings=Holdings.of(ledger),
+            since=ledger.since.copy(),
+            left_aside=frozenset(each for each in ledger.aside if self._left_aside(each)),
+            under_way=self._rescue.under_way,
+            policy=policy,
+            payout_min=payout_min,
             now=self._watcher.chain_time,
-            gas_price=gas_price,
-            cash_needed=max(0, sum(payout.amount for payout in wanted) - cash),
+            gas_price=self._gas_price,
+            cash=cash,
+            unfinished=bool(ledger.cycles),
         )
-        claiming = decide([self._claimable_of(claim) for claim in claims], policy, situation)
-        chosen = tuple(claim for claim in claims if claim.id in claiming.claims)
-        covered, unfunded = cover(wanted, cash + claiming.claimed)
-        # A lane is emptied when that brings more than its gas, or when payees wait for it.
-        short_of_cash = balances[0] < overdue + sum(payout.amount for payout in covered)
-        collect_min = 1 if short_of_cash else max(1, policy.cost(policy.gas.lane, gas_price))
-        plan = Plan(netting, chosen, covered, collect_min)
-        lane_worth = (view.unsettled + held for view, held in zip(receivers, balances[1:], strict=True))
-        leftovers = bool(self._books.ledger.cycles) or overdue > 0 or any(worth >= collect_min for worth in lane_worth)
-        small = tuple(payout for payout in payouts if payout.amount < least)
-        return Outlook(plan, claiming, situation, unfunded, small, leftovers)
 
-    def _ordinary(self, netting: Netting) -> list[ClaimTarget]:
-        """Return the claims that may go into this cycle: closing channels claim apart, failed rows later."""
-        channels = self._books.ledger.channels
-        return [
-            claim
-            for claim in netting.claims
-            if channels[claim.id].phase is not Phase.CLOSING
-            and not self._left_aside(channels[claim.id])
-            and not self._rescue.is_under_way(claim)
-        ]
-
-    def _left_aside(self, channel: Channel) -> bool:
+    def _left_aside(self, key: bytes) -> bool:
         """Tell whether a claim that failed before is left out once more; never while a withdrawal runs."""
         ledger = self._books.ledger
-        aside = ledger.aside.get(channel.id)
-        if aside is None or _pending(channel) or channel.id not in self._failed:  # after a restart all are tried
+        channel = ledger.channels.get(key)
+        if channel is None or withdrawal_pending(channel) or key not in self._failed:  # after a restart all are tried
             return False
-        return self._settlements < self._failed[channel.id] + aside.pause
-
-    def _claimable_of(self, claim: ClaimTarget) -> Claimable:
-        return self._claimable(self._books.ledger.channels[claim.id], claim.total_claimed)
-
-    def _claimable(self, channel: Channel, target: int) -> Claimable:
-        """Return a channel as the decision sees it, to be claimed up to `target`."""
-        pending = _pending(channel)
-        return Claimable(
-            id=channel.id,
-            party=channel.config.payer,
-            lane=channel.lane,
-            amount=max(0, target - channel.claimed),
-            since=self._books.ledger.since.get(channel.id, 0),
-            finalize_after=channel.finalize_after if pending else None,
-            at_stake=max(0, target - channel.usable_balance) if pending else 0,
-        )
+        return self._settlements < self._failed[key] + ledger.aside[key].pause
 
 
 async def _nothing(ended: CycleEnded) -> None:
     """Nobody waits for the ends of cycles."""
-
-
-def _pending(channel: Channel) -> bool:
-    return max(channel.withdrawing, channel.foreseen) > 0
-
-
-def _target(channel: Channel) -> int:
-    position = channel_position(channel)
-    return min(position.owed, position.limit)

@@ -68,6 +68,10 @@ class Table(MutableMapping[bytes, V], Generic[V]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def copy(self) -> dict[bytes, V]:
+        """Return what is there now, as a dictionary of its own."""
+        return self._rows.copy()
+
     def load(self, key: bytes, body: bytes) -> None:
         """Take a stored state in at the start. Raises JournalFault for one that is not of this type."""
         self._rows[key] = decoded(self.kind, self._type, body)

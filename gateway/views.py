@@ -8,9 +8,9 @@ from channels.types import ChannelId
 from gateway.backup import last_backup
 from gateway.config import Config
 from gateway.ledger import Ledger
+from gateway.outlook import Outlook
 from gateway.pipeline import Counters
 from gateway.service import Gateway
-from gateway.settler import Outlook
 from gateway.summary import figures, sums
 
 # A status is for a person to read; the journal holds all of them.

@@ -5,7 +5,7 @@ answer is checked for type, range and count before it is believed.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from channels.digests import domain_separator
@@ -16,7 +16,7 @@ from settlement.errors import ChainMisbehaved, ChainRefused, ChainUnavailable
 from settlement.event_abi import EVENT_TOPICS, TRANSFER_TOPIC, decode_transfer, settlement_events
 from settlement.events import ChainEvent, Transfer
 from settlement.jsonrpc import Request, block_tag, data_of, hex_of, quantity
-from settlement.log_queries import Filter, LogQueries
+from settlement.log_queries import RECEIPTS_APART, Filter, LogQueries, read_apart
 from settlement.port import Block, Call, ChannelView, Fees, ReceiverView, Revert, TxReceipt
 from settlement.transactions import transaction_hash
 from settlement.transports import Transport
@@ -243,7 +243,7 @@ class JsonRpcLayer:
     async def receipts(self, tx_hashes: Sequence[bytes]) -> list[TxReceipt | None]:
         """Return the receipt of each mined transaction, None for the others."""
         results = await self._batch([("eth_getTransactionReceipt", (hex_of(each),)) for each in tx_hashes])
-        return [_receipt(_accepted(result), each) for result, each in zip(results, tx_hashes, strict=True)]
+        return await read_apart(_receipts, list(zip(results, tx_hashes, strict=True)), RECEIPTS_APART)
 
     async def receipt(self, tx_hash: bytes) -> TxReceipt | None:
         """Return the receipt of a mined transaction, or None."""
@@ -253,7 +253,7 @@ class JsonRpcLayer:
         """Return all events of the settlement contract in a range of blocks, or in one block by its hash."""
         wanted = Filter(self._settlement, (EVENT_TOPICS,))
         logs = await self._logs.between(from_block, to_block, wanted, block_hash)
-        return settlement_events(logs, self._settlement)
+        return await read_apart(lambda logs: settlement_events(logs, self._settlement), logs)
 
     async def transfers_to(
         self,
@@ -344,6 +344,10 @@ def _receipt(answer: Any, tx_hash: bytes) -> TxReceipt | None:
     if receipt.tx_hash != tx_hash:
         raise ChainMisbehaved("a receipt of another transaction")
     return receipt
+
+
+def _receipts(answered: Iterable[tuple[Any | ChainRefused, bytes]]) -> list[TxReceipt | None]:
+    return [_receipt(_accepted(result), tx_hash) for result, tx_hash in answered]
 
 
 def _estimate(result: Any | ChainRefused) -> int | Revert | ChainRefused:

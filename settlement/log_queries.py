@@ -6,10 +6,11 @@ block, and all after it, for ever. Receipts have no such bound, and are checked 
 transactions, so that half an answer is none.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from channels.types import Address
 from settlement import answers
@@ -22,6 +23,17 @@ from settlement.transports import Transport
 LOGS_AT_ONCE = 200_000
 # Receipts asked for together where a node has not all of a block in one answer: with usual ones some 100 kB.
 RECEIPTS_AT_ONCE = 32
+# Answers with so many entries are read in another thread: a block may have the claims of 10,000 channels, whose logs
+# take 0.2 s to read, and a receipt those of a hundred.
+LOGS_APART, RECEIPTS_APART = 200, 4
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+async def read_apart(read: Callable[[Sequence[S]], T], entries: Sequence[S], apart: int = LOGS_APART) -> T:
+    """Read entries; from `apart` of them on without holding up the event loop."""
+    return await asyncio.to_thread(read, entries) if len(entries) >= apart else read(entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +115,8 @@ class LogQueries:
         return logs
 
     async def _query(self, query: dict[str, Any]) -> list[Log]:
-        return [answers.log_of(entry) for entry in list_of(await self._transport.call("eth_getLogs", [query]))]
+        entries = list_of(await self._transport.call("eth_getLogs", [query]))
+        return await read_apart(_logs, entries)
 
     # -- from receipts --
 
@@ -195,3 +208,7 @@ class LogQueries:
         if any(answer is None for answer in found):
             raise ChainUnavailable("the node does not know a receipt of a block that it knows")
         return found
+
+
+def _logs(entries: Sequence[Any]) -> list[Log]:
+    return [answers.log_of(entry) for entry in entries]

@@ -213,7 +213,7 @@ async def test_a_fault_in_the_thread_does_not_pass_for_an_orderly_end(
         def faulty(*_: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(network.Network, "_send", faulty)
+        monkeypatch.setattr(network.Network, "_hand_over", faulty)  # every turn ends with it, of either loop
         with pytest.raises(LinkUnavailable, match="unexpectedly"):
             await asyncio.wait_for(link.receive(1, 0), 20)
         with pytest.raises(LinkUnavailable):

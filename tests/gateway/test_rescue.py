@@ -154,7 +154,7 @@ async def test_a_gas_price_that_was_high_for_a_while(make_world: Make) -> None:
     await withdraws(world, payer, 5_000_000)
     await world.seen()
     await until(lambda: world.gateway.settler._gas_price > 1_000_000)
-    assert not world.gateway.settler.pressing()
+    assert not await world.gateway.settler.pressing()
     more[0] = 0
     await until(lambda: world.channel(payer).claimed == payer.charged)
 

@@ -78,12 +78,12 @@ async def test_a_withdrawal_that_leaves_enough_presses_nobody(make_world: Make) 
     payer = await world.opened(amount=5_000_000)
     await world.pay(payer, 12_000)
     await withdraw(world, payer, 3_000_000)
-    assert not world.gateway.settler.pressing()
+    assert not await world.gateway.settler.pressing()
     assert await reasons(world) == {payer.id: Reason.WAITING}
     # The margin is a quarter of 900 s: from 675 s on after the start it is claimed, whatever the schedule says.
     world.mine(674 - 450)
     await world.seen()
-    assert not world.gateway.settler.pressing()
+    assert not await world.gateway.settler.pressing()
     world.mine(452)
     await until(lambda: world.channel(payer).claimed == payer.charged)
 
@@ -93,7 +93,7 @@ async def test_more_than_the_operator_wants_is_claimed_at_once(make_world: Make,
     world = await make_world(settlement=weighed(**{bound: "2000000"}))
     one, two = await world.opened("meter-1", 50_000_000), await world.opened("meter-2", 50_000_000)
     await world.pay(one, 12_000)  # 1.8 tokens
-    assert not world.gateway.settler.pressing()
+    assert not await world.gateway.settler.pressing()
     other = one if bound == "exposure_channel_max" else two
     if bound == "exposure_party_max":
         other = one
@@ -202,7 +202,7 @@ async def test_a_pressing_cycle_that_fails_is_not_repeated_without_pause(make_wo
     await withdraw(world, payer, 4_000_000)
     await until(lambda: payer.id in world.ledger.aside)
     cycles = world.ledger.totals.cycles
-    assert not world.gateway.settler.pressing()
+    assert not await world.gateway.settler.pressing()
     await asyncio.sleep(1.5)
     assert world.ledger.totals.cycles == cycles
     world.layer._inner.estimate_all = estimate_all  # type: ignore[method-assign]

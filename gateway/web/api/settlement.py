@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from gateway import records as r
 from gateway.journal import parties_with_statements
-from gateway.settler import Outlook
+from gateway.outlook import Outlook
 from gateway.views import outlook_view
 from gateway.web.access import Scope
 from gateway.web.api.common import before, hex_bytes, not_found
