@@ -14,7 +14,7 @@ from tests.support.mosquitto import Mosquitto, free_port
 from tests.support.mqtt_peer import Peer
 
 BOTH = pytest.mark.parametrize("version", [MqttVersion.V311, MqttVersion.V5], ids=["3.1.1", "5"])
-WAIT_S = 20.0
+WAIT_S = 60.0
 FAST_LOOP = True  # set by the fixture
 pytestmark = pytest.mark.usefixtures("loop_kind")
 
@@ -192,7 +192,7 @@ async def test_a_batch_ends_at_its_limit_or_its_window(broker: Mosquitto) -> Non
             assert len(await link.receive(4, 5)) == 4
             before = asyncio.get_running_loop().time()
             assert len(await link.receive(100, 0.2)) == 6
-            assert 0.15 < asyncio.get_running_loop().time() - before < 2
+            assert 0.15 < asyncio.get_running_loop().time() - before < WAIT_S
             waiting = asyncio.create_task(link.receive(100, 0))
             await asyncio.sleep(0.05)
             with pytest.raises(RuntimeError, match="one task"):
@@ -207,7 +207,7 @@ async def test_stopping_ends_what_waits(broker: Mosquitto) -> None:
     waiting = asyncio.create_task(link.receive(1, 0))
     await asyncio.sleep(0.05)
     await link.stop()
-    assert await asyncio.wait_for(waiting, 1) == []
+    assert await asyncio.wait_for(waiting, WAIT_S) == []
     assert await link.receive(1, 0) == []
     assert not link.connected
     with pytest.raises(LinkUnavailable, match="stopped"):

@@ -136,7 +136,7 @@ def test_the_first_steps_and_the_daily_ones(tmp_path: Path, anvil: AnvilProcess,
 
 def _running(site: Site, *at: str) -> None:
     """Wait until the control socket answers: it opens just after the start is told."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         done = site.run("-m", "gateway", "status", "--json", *at)
         if done.returncode == 0 and json.loads(done.stdout)["running"]:

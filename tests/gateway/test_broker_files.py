@@ -28,7 +28,7 @@ from tests.support.mosquitto import Mosquitto, binary, free_port
 from tests.support.mqtt_peer import Peer
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Site:

@@ -85,7 +85,7 @@ async def test_a_batch_is_judged_while_the_one_before_waits_for_the_disk(
     await world.link.send("meter-1", "usage", first)
     second = payer.next_usage(1)
     await world.link.send("meter-1", "usage", second)
-    await asyncio.wait_for(judged.wait(), 5)
+    await asyncio.wait_for(judged.wait(), 30)
     assert not world.link.receipts_to("meter-1", first), "nothing is answered before it is on disk"
     gate.set()
     for payload in (first, second):

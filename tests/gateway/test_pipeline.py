@@ -742,7 +742,7 @@ async def test_if_the_commit_fails_nothing_is_said_and_nothing_is_lost(world: Wo
 
 async def test_a_stopped_link_ends_the_pipeline(world: World) -> None:
     await world.link.stop()
-    await asyncio.wait_for(world.gateway.pipeline.run(), 5)
+    await asyncio.wait_for(world.gateway.pipeline.run(), 30)
 
 
 # -- the chain --

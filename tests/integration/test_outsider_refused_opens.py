@@ -251,7 +251,7 @@ def test_a_reading_that_comes_before_its_deposit_is_mined_is_refused_until_then(
     reading = device.written("usage", _any_reading(device, device.chain.channel_id(config)))
     device.connection.publish("open", opening)
     reasons: list[str] = []
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while (receipt := device.connection.ask("usage", reading))["status"] == "refused":
         reasons.append(receipt["reason"])
         assert time.monotonic() < deadline

@@ -121,7 +121,7 @@ def test_funded_addresses_have_their_money(site: Site, view: ChainView) -> None:
     assert view.web3.eth.get_balance(spare.address) == FUNDED_COINS
     assert view.web3.eth.chain_id == 31402
     assert view.web3.eth.get_transaction_count(spare.address) == 0
-    assert abs(view.web3.eth.get_block("latest")["timestamp"] - time.time()) < 5
+    assert abs(view.web3.eth.get_block("latest")["timestamp"] - time.time()) < 60
 
 
 def test_the_contracts_answer_at_the_canonical_addresses(site: Site, view: ChainView) -> None:

@@ -168,10 +168,10 @@ def test_overlapping_offsets_cannot_blow_up() -> None:
     level = word(64) + word(64 * 32) * 64
     data = word(32) + level * 3 + word(64) + word(1) * 64
     assert decode("(uint256[])", word(32) + data[-65 * 32 :]) == ((1,) * 64,)  # the innermost array is sound
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(ChainMisbehaved):
         decode("(uint256[][][][])", data)
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 5, "believed, it takes a minute"
 
 
 @given(st.binary(max_size=400), st.sampled_from([f"({CONFIG})", "((bool,bytes)[])", "(string)", "(bytes[][])"]))

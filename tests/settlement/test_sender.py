@@ -659,7 +659,7 @@ async def test_a_fault_ends_run(site: Site) -> None:
     await send(sender, 1)
     await site.execute(RELAY_KEY, TREASURY, b"", value=9)
     with pytest.raises(NonceTaken, match="nonce 0"):
-        await asyncio.wait_for(sender.run(), 20)
+        await asyncio.wait_for(sender.run(), 60)
 
 
 def test_strange_bytes_are_no_transaction_of_ours() -> None:

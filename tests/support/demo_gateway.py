@@ -83,7 +83,7 @@ class Household:
 
     def ready(self) -> None:
         """Wait for the control socket, which comes last."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (self.home / "data" / "control.sock").exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)

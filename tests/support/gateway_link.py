@@ -12,7 +12,7 @@ from devices.messages import Receipt
 from devices.receipts import decode_receipt
 
 # A receipt takes milliseconds; a busy machine may be far slower. Only a lost receipt waits this long.
-ANSWER_WAIT_S = 20.0
+ANSWER_WAIT_S = 60.0
 
 
 def answers(payload: bytes) -> bytes:

@@ -48,7 +48,7 @@ SEED = bytes(range(32))
 COIN = 10**18
 TOKEN = 10**6
 # Some thousand awaits at most; only a wait for what never comes takes this long.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 SERVICES = {
     "grid-power": ServiceConfig(unit="Wh", price="150000000000"),

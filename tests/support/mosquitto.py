@@ -68,7 +68,7 @@ class Mosquitto:
             self._process = subprocess.Popen(
                 [binary(), "-c", str(self._config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break

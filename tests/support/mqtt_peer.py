@@ -10,7 +10,7 @@ from typing import Any, Self
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Peer:

@@ -27,7 +27,6 @@ class Site:
         self._numbers = itertools.count(1)
         self._devices: list[Outsider] = []
         self._connections: list[Connection] = []  # of all devices that ever were
-        self.open_since = 0.0  # when the broker's port was open, on the monotonic clock
         self.demo = Demo("--json", "--devices", "4", "--rate", "6", *options, *funds)
 
     def payer(self) -> LocalAccount:

@@ -22,7 +22,7 @@ PATHS = (
     "/access",
 )  # fmt: skip
 # A busy machine may take long for anything; nothing is decided by it.
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 
 
 def chromium() -> str:
