@@ -28,10 +28,9 @@ class Holdings:
         return cls(ledger.channels.copy(), ledger.accounts.copy(), ledger.parties.copy())
 
     def overtaken(self, ledger: Ledger) -> bool:
-        """Tell whether anything but readings and deposits has changed them since.
+        """Tell whether they have changed since but for more that is owed, due or deposited, and higher vouchers.
 
-        Those only add to what is owed, due and there, and vouchers only grow: what was decided without the last ones
-        can still be done. After a withdrawal, a closing, a claim or a payout it may not.
+        What was decided without that can still be done. After a withdrawal, a closing, a claim or a payout it may not.
         """
         return (
             ledger.parties.copy() != self.parties
@@ -49,7 +48,7 @@ class Holdings:
 
 
 def _only_grown(before: Channel, now: Channel | None) -> bool:
-    """Tell whether a channel is as it was but for readings and deposits."""
+    """Tell whether a channel is as it was but for what readings and deposits add."""
     if now is None or now.balance < before.balance:
         return False
     grown = ("meter", "charged", "ceiling", "ceiling_signature", "balance", "position")

@@ -7,8 +7,10 @@ risk: a payer withdraws, a deadline comes near, or more stays unclaimed than the
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic, time
+from typing import TypeVar
 
 from channels.types import Address, ChannelId
 from gateway.books import Books
@@ -26,6 +28,8 @@ from settlement.claiming import ending
 from settlement.errors import ChainRefused, ChainUnavailable
 from settlement.netting import ClaimTarget
 from settlement.port import ExecutionLayer
+
+T = TypeVar("T")
 
 # How often the settler looks whether something presses: at withdrawals, and with bounds of exposure at every channel,
 # which takes some microseconds each.
@@ -80,6 +84,7 @@ class Settler:
         self._policy = policy
         self._payout_min = payout_min
         self._every_s = every_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="settler")
         self._one = asyncio.Lock()
         self._wake = asyncio.Event()
         self._asked = False
@@ -119,10 +124,9 @@ class Settler:
         """Beside `run`: claim what a withdrawal threatens while a cycle is under way, or whose row was set aside."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            rows = self._threatened()
             try:
-                if rows:
-                    await self._rescue.claim(rows)
+                if self._threatened():
+                    await self._rescue.claim(self._threatened)
             except (ChainUnavailable, ChainRefused) as error:
                 self.on_trouble(f"urgent claims wait: {error}")
 
@@ -204,7 +208,7 @@ class Settler:
         # Of all channels, which takes a while.
         held, aside, since = ledger.channels.copy(), ledger.aside.copy(), ledger.since.copy()
         now, gas_price = self._watcher.chain_time, self._gas_price
-        return await asyncio.to_thread(
+        return await self._apart(
             lambda: presses(
                 [channel for each, channel in held.items() if each not in aside], since, policy, now, gas_price
             )
@@ -252,28 +256,33 @@ class Settler:
         balances = await self._layer.token_balances(self._token, [self._keys.treasury.address, *lanes])
         head = await self._layer.head()
         policy = replace(self._policy, coin_price=0) if whatever_it_costs else self._policy
-        self._gas_price = head.base_fee + fees.max_priority_fee_per_gas
+        self._gas_price = gas_price = head.base_fee + fees.max_priority_fee_per_gas
         self._gas_price_at = monotonic()
-        least = 0 if whatever_it_costs else max(self._payout_min, policy.cost(PAYOUT_ROW_GAS, self._gas_price))
         cash = Cash(balances[0], balances[1:], [view.unsettled for view in receivers])
         for _ in range(TRIES_APART):
-            question = self._question(policy, least, cash)
-            outlook = await asyncio.to_thread(question.answer)
+            question = self._question(policy, gas_price, cash, whatever_it_costs)
+            outlook = await self._apart(question.answer)
             if not question.holdings.overtaken(self._books.ledger):
                 return outlook
-        return self._question(policy, least, cash).answer()  # here and now, so that nothing comes between
+        # Here and now, so that nothing comes between.
+        return self._question(policy, gas_price, cash, whatever_it_costs).answer()
 
-    def _question(self, policy: Policy, payout_min: int, cash: Cash) -> Question:
+    async def _apart(self, decide: Callable[[], T]) -> T:
+        """Decide in the settler's own thread: nobody waits for a thread who holds a lock that others wait for."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, decide)
+
+    def _question(self, policy: Policy, gas_price: int, cash: Cash, whatever_it_costs: bool) -> Question:
         ledger = self._books.ledger
+        payout_min = 0 if whatever_it_costs else max(self._payout_min, policy.cost(PAYOUT_ROW_GAS, gas_price))
         return Question(
             holdings=Holdings.of(ledger),
             since=ledger.since.copy(),
             left_aside=frozenset(each for each in ledger.aside if self._left_aside(each)),
-            under_way=self._rescue.under_way,
+            under_way=self._rescue.under_way(),
             policy=policy,
             payout_min=payout_min,
             now=self._watcher.chain_time,
-            gas_price=self._gas_price,
+            gas_price=gas_price,
             cash=cash,
             unfinished=bool(ledger.cycles),
         )

@@ -269,7 +269,7 @@ class JsonRpcLayer:
         to = tuple(receiver.rjust(32, b"\0") for receiver in receivers)
         wanted = Filter(token, ((TRANSFER_TOPIC,), (), to))
         logs = await self._logs.between(from_block, to_block, wanted, block_hash)
-        transfers = [decode_transfer(log) for log in logs]
+        transfers = await read_apart(lambda logs: [decode_transfer(log) for log in logs], logs)
         if any(log.address != token for log in logs) or any(entry.receiver not in receivers for entry in transfers):
             raise ChainMisbehaved("asked for some transfers, got others")
         return transfers

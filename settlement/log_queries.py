@@ -9,6 +9,7 @@ transactions, so that half an answer is none.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -160,15 +161,9 @@ class LogQueries:
                 raise ChainUnavailable("its transactions are in another block meanwhile")
             count += 1
             entries = list_of(receipt.get("logs"))
-            for place, entry in enumerate(entries, index):
-                if wanted.may_match(object_of(entry)):
-                    log = answers.log_of(entry)
-                    if (log.tx_hash, log.block_hash) != (tx_hash, block_hash):
-                        raise ChainMisbehaved("a receipt with a log of another transaction or block")
-                    if wanted.matches(log):
-                        # Counted here: some nodes number a receipt's logs from 0.
-                        position = position_of(number, place)
-                        logs.append(Log(log.address, log.topics, log.data, position, block_hash, tx_hash))
+            first = position_of(number, index)
+            read = partial(_wanted, wanted=wanted, first=first, block_hash=block_hash, tx_hash=tx_hash)
+            logs += await read_apart(read, entries)
             index += len(entries)
         if count < len(tx_hashes):
             raise ChainUnavailable("the node has fewer receipts than transactions of a block")
@@ -208,6 +203,20 @@ class LogQueries:
         if any(answer is None for answer in found):
             raise ChainUnavailable("the node does not know a receipt of a block that it knows")
         return found
+
+
+def _wanted(entries: Sequence[Any], wanted: Filter, first: int, block_hash: bytes, tx_hash: bytes) -> list[Log]:
+    """Return those of a receipt's logs that are wanted; the position of its first one is `first`."""
+    logs = []
+    for position, entry in enumerate(entries, first):
+        if wanted.may_match(object_of(entry)):
+            log = answers.log_of(entry)
+            if (log.tx_hash, log.block_hash) != (tx_hash, block_hash):
+                raise ChainMisbehaved("a receipt with a log of another transaction or block")
+            if wanted.matches(log):
+                # Counted here: some nodes number a receipt's logs from 0.
+                logs.append(Log(log.address, log.topics, log.data, position, block_hash, tx_hash))
+    return logs
 
 
 def _logs(entries: Sequence[Any]) -> list[Log]:

@@ -134,6 +134,7 @@ async def test_a_payer_who_withdraws_everything_owes_and_is_not_served(world: Wo
     await world.pay(payer, 1_000)
     owed = world.channel(payer).owed
     rest = 5_000_000 - world.channel(payer).claimed
+    world.settles_when_told()
     await world.transact(payer.payer_key, SETTLEMENT_ADDRESS, calls.initiate_withdraw(payer.config, rest))
     world.mine(900)
     await world.transact(payer.payer_key, SETTLEMENT_ADDRESS, calls.finalize_withdraw(payer.config))
@@ -157,6 +158,7 @@ async def test_a_withdrawal_overtakes_a_claim(world: World) -> None:
     payer = await flow(world)
     other = await world.opened("meter-2")
     await world.pay(other, 1_000)
+    world.settles_when_told()
     await world.transact(payer.payer_key, SETTLEMENT_ADDRESS, calls.initiate_withdraw(payer.config, 5_000_000))
     world.mine(900)
 
@@ -184,6 +186,7 @@ async def test_one_bad_row_starves_no_other(world: World) -> None:
     assert len(others) >= 3
     for payer in payers:
         await world.pay(payer, 100)
+    world.settles_when_told()
     await world.transact(bad.payer_key, SETTLEMENT_ADDRESS, calls.initiate_withdraw(bad.config, 5_000_000))
     world.mine(900)
 

@@ -212,7 +212,7 @@ async def test_a_row_that_reverts_for_days_is_tried_again_for_days(monkeypatch: 
     rescue = Rescue(Reverting(), call, asyncio.Lock(), 10)  # type: ignore[arg-type]  # all that it asks of an outbox
     while len(tried) < 2_000:
         if rescue.may_try(row):
-            await rescue.claim([row])
+            await rescue.claim(lambda: [row])
         now[0] += 1.0
     pauses = [after - before for before, after in pairwise(tried)]
     assert pauses[:6] == [5, 10, 20, 40, 80, 80]

@@ -209,6 +209,14 @@ class World:
         assert error is not None
         return _first(error)
 
+    def settles_when_told(self) -> None:
+        """From here on nothing presses this gateway's settler, whatever the chain does."""
+
+        async def calm() -> bool:
+            return False
+
+        self.gateway.settler.pressing = calm  # type: ignore[method-assign]
+
     async def settle(self) -> CycleEnded | None:
         """Settle as a part of the gateway: a fault that ends the gateway meanwhile is raised here."""
         assert self._task is not None
