@@ -54,9 +54,10 @@ def status(gateway: Gateway) -> dict[str, Any]:
     }
 
 
-def outlook_view(outlook: Outlook) -> dict[str, Any]:
-    """Return what a settlement now would do and why, channel by channel."""
+def outlook_view(outlook: Outlook, rows: int | None = None) -> dict[str, Any]:
+    """Return what a settlement now would do and why, channel by channel, the largest first; of `rows` at most."""
     plan, claiming = outlook.plan, outlook.claiming
+    largest = sorted(claiming.decisions, key=lambda decision: (-decision.row.amount, decision.row.id))
     return {
         "at": outlook.situation.now,
         "gas_price": outlook.situation.gas_price,
@@ -83,7 +84,7 @@ def outlook_view(outlook: Outlook) -> dict[str, Any]:
                 "cost": str(decision.cost),
                 "due": decision.due,
             }
-            for decision in sorted(claiming.decisions, key=lambda decision: (-decision.row.amount, decision.row.id))
+            for decision in largest[:rows]
         ],
     }
 

@@ -216,7 +216,7 @@ class Settlement:
         ]
 
     def _preview(self, outlook: Outlook) -> Preview:
-        view = outlook_view(outlook)
+        view = outlook_view(outlook, ROWS_SHOWN)
         channels = self._gateway.ledger.channels
         return Preview(
             at=view["at"],
@@ -232,7 +232,7 @@ class Settlement:
                         for name in ("payer", "lane", "amount", "claim", "reason", "words", "cost", "due")
                     },
                 )
-                for row in view["decisions"][:ROWS_SHOWN]
+                for row in view["decisions"]
             ],
-            decisions_total=len(view["decisions"]),
+            decisions_total=len(outlook.claiming.decisions),
         )
