@@ -87,6 +87,11 @@ class Channel(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return self.owed - self.claimed
 
     @property
+    def withdrawable(self) -> int:
+        """What a withdrawal, pending or foreseen, can take at most; 0 without one."""
+        return max(self.withdrawing, self.foreseen)
+
+    @property
     def usable_balance(self) -> int:
         """The on-chain balance less what a withdrawal, pending or foreseen, can take: what a ceiling may reach.
 
@@ -95,7 +100,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False, array_like=True):
         """
         if not (self.withdrawing or self.foreseen):  # nearly always: readings ask for it three times
             return self.balance
-        return max(self.balance - max(self.withdrawing, self.foreseen), self.claimed)
+        return max(self.balance - self.withdrawable, self.claimed)
 
     @property
     def finalize_after(self) -> int:

@@ -225,7 +225,7 @@ class Closings:
             claimed=channel.claimed,
             ceiling=channel.ceiling,
             balance=channel.balance,
-            withdrawing=_withdrawing(channel),
+            withdrawing=channel.withdrawable,
             nonce=nonce,
             signed=self._signed_refunds(identifier),
             refunds=closing.refunds,
@@ -322,10 +322,6 @@ def parse_close(body: Any) -> ChannelId | None:
 
 def _asked(closing: Closing) -> Asked:
     return closing.seq, closing.answers, Encoding.CBOR if closing.cbor else Encoding.JSON
-
-
-def _withdrawing(channel: Channel) -> int:
-    return max(channel.withdrawing, channel.foreseen)
 
 
 def _claim(channel: Channel, total_claimed: int) -> VoucherClaim:

@@ -372,7 +372,7 @@ class Ledger:
             self.refunds[identifier] = replace(known, signed=left)
 
     def _note_withdrawal(self, channel: Channel) -> None:
-        if channel.withdrawing or channel.foreseen:
+        if channel.withdrawable:
             self.withdrawing.add(channel.id)
         else:
             self.withdrawing.discard(channel.id)

@@ -105,21 +105,15 @@ def presses(
 
 def claimable(channel: Channel, target: int, since: int) -> Claimable:
     """Return a channel as the decision sees it, to be claimed up to `target`."""
-    pending = withdrawal_pending(channel)
     return Claimable(
         id=channel.id,
         party=channel.config.payer,
         lane=channel.lane,
         amount=max(0, target - channel.claimed),
         since=since,
-        finalize_after=channel.finalize_after if pending else None,
-        at_stake=max(0, target - channel.usable_balance) if pending else 0,
+        finalize_after=channel.finalize_after if channel.withdrawable else None,
+        at_stake=max(0, target - channel.usable_balance) if channel.withdrawable else 0,
     )
-
-
-def withdrawal_pending(channel: Channel) -> bool:
-    """Tell whether a withdrawal runs, final or foreseen."""
-    return max(channel.withdrawing, channel.foreseen) > 0
 
 
 def reachable(channel: Channel) -> int:

@@ -18,7 +18,7 @@ from gateway.closings import Closings
 from gateway.config import Config
 from gateway.cycle import Cycle
 from gateway.keys import KeyRing
-from gateway.outlook import PAYOUT_ROW_GAS, Cash, Outlook, Question, claimable, presses, reachable, withdrawal_pending
+from gateway.outlook import PAYOUT_ROW_GAS, Cash, Outlook, Question, claimable, presses, reachable
 from gateway.positions import Holdings
 from gateway.records import CycleEnded
 from gateway.rescue import Rescue
@@ -176,9 +176,8 @@ class Settler:
     def alert(self, identifier: ChannelId) -> None:
         """A payer has begun to withdraw: look at once whether that touches what is owed."""
         channel = self._books.ledger.channels[identifier]
-        amount = max(channel.withdrawing, channel.foreseen)
         self.on_trouble(
-            f"the payer of channel 0x{identifier.hex()} withdraws {amount} of {channel.balance};"
+            f"the payer of channel 0x{identifier.hex()} withdraws {channel.withdrawable} of {channel.balance};"
             f" {channel.unclaimed} is owed and not claimed"
         )
         self._wake.set()
@@ -291,7 +290,7 @@ class Settler:
         """Tell whether a claim that failed before is left out once more; never while a withdrawal runs."""
         ledger = self._books.ledger
         channel = ledger.channels.get(key)
-        if channel is None or withdrawal_pending(channel) or key not in self._failed:  # after a restart all are tried
+        if channel is None or channel.withdrawable or key not in self._failed:  # after a restart all are tried
             return False
         return self._settlements < self._failed[key] + ledger.aside[key].pause
 

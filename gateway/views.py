@@ -204,7 +204,7 @@ def _channel(channel: Channel) -> dict[str, Any]:
         "owed": str(channel.owed),
         "ceiling": str(channel.ceiling),
         "balance": str(channel.usable_balance),
-        "withdrawing": str(max(channel.withdrawing, channel.foreseen)),
+        "withdrawing": str(channel.withdrawable),
         "withdrawalEnds": channel.finalize_after,
     }
 

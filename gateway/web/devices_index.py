@@ -144,7 +144,7 @@ class DeviceIndex:
             earned=sum(account.earned for account in accounts),
             fee=sum(account.fee for account in accounts),
             due=sum(account.net for account in accounts),
-            withdrawing=sum(1 for channel in channels if channel.withdrawing or channel.foreseen),
+            withdrawing=sum(1 for channel in channels if channel.withdrawable),
         )
         row.register = _register(channels, accounts)
         row.fill = max((fill for channel in channels if (fill := fill_of(channel)) is not None), default=None)

@@ -220,6 +220,7 @@ def test_a_refund_leaves_the_rest_of_a_withdrawal_armed_even_above_what_is_uncla
 def test_the_usable_balance_is_what_stays_should_the_withdrawal_end_now() -> None:
     assert make_channel().usable_balance == 1_000
     assert make_channel(phase=Phase.WITHDRAWING, withdrawing=200).usable_balance == 800
+    assert make_channel(withdrawing=200, foreseen=300).usable_balance == 700
     assert make_channel(withdrawing=995, claimed=20).usable_balance == 20
 
 

@@ -224,7 +224,7 @@ class Devices:
             deposited=str(channel.deposited),
             refunded=str(channel.refunded),
             withdrawn=str(channel.withdrawn),
-            withdrawing=str(max(channel.withdrawing, channel.foreseen)),
+            withdrawing=str(channel.withdrawable),
             withdraw_after=channel.finalize_after or None,
             fill=fill_of(channel),
             set_aside="" if aside is None else aside.reason,
