@@ -77,7 +77,6 @@ class Ledger:
         self._histories: dict[bytes, History] = {}
         self._blocks: dict[bytes, list[Block]] = {}  # of histories that are being loaded
         self._changed_histories: set[bytes] = set()
-        self.by_payer: dict[Address, list[ChannelId]] = {}
         self.by_payee: dict[Address, list[bytes]] = {}
         self.withdrawing: set[ChannelId] = set()  # with a withdrawal, pending or foreseen
         self._tables = {
@@ -259,7 +258,6 @@ class Ledger:
             self.since[action.id] = record.at
             chain_effects.note_taken(self, action.id, action.position)
             self._recognise(action)
-            self.by_payer.setdefault(action.config.payer, []).append(action.id)
 
     def _apply_charged(self, record: r.Charged, number: int) -> None:
         reading = self._replayed(record, self.channels[record.id], record.ceiling, record.signature)
@@ -297,7 +295,6 @@ class Ledger:
                 last = SignedRefund(closing.refund_nonce, closing.refund_amount, closing.refunded)
                 self.refunds[identifier] = Refunds(signed=(last,))
         for channel in self.channels.values():
-            self.by_payer.setdefault(channel.config.payer, []).append(channel.id)
             self._note_withdrawal(channel)
         for account in self.accounts.values():
             self.by_payee.setdefault(account.payee, []).append(account.id)

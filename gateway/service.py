@@ -201,7 +201,7 @@ class Gateway:
         expected = (self.config.gateway, self.config.chain.chain_id, self.token, self.payouts, lanes)
         known = (founded.gateway, founded.chain_id, founded.token, founded.payouts, founded.lanes)
         lanes_differ = "the keys" if len(founded.lanes) == len(lanes) else "lanes"
-        names = ("gateway", "chain.chain_id", "chain.token", "chain.payouts", lanes_differ)
+        names = ("gateway", "chain.chain_id", "chain.asset", "chain.payouts", lanes_differ)
         differ = [name for name, before, now in zip(names, known, expected, strict=True) if before != now]
         if differ:
             raise SetupError(

@@ -75,7 +75,7 @@ class Street:
             given = await self.statements(party)
             assert prove(given, signer).faults == ()
             last = given[-1].statement
-            channels = [ledger.channels[each] for each in ledger.by_payer.get(party, ())]
+            channels = [each for each in ledger.channels.values() if each.config.payer == party]
             accounts = [ledger.accounts[each] for each in ledger.by_payee.get(party, ())]
             assert {line.channel_id: line.charged for line in last.channels} == {c.id: c.charged for c in channels}
             assert {line.account_id: line.net for line in last.accounts} == {a.id: a.net for a in accounts}
@@ -329,7 +329,7 @@ async def test_random_journals_issue_what_verifies(tmp_path: Path, seed: int) ->
     assert issued > 10
     found = 0
     ledger = books.ledger
-    for party in ledger.by_payer.keys() | ledger.by_payee.keys():
+    for party in {each.config.payer for each in ledger.channels.values()} | ledger.by_payee.keys():
         after = 0
         told: list[Signed] = []
         while page := await statements.read(party, after=after):

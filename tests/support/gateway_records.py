@@ -29,8 +29,9 @@ from gateway.books import Books
 from gateway.chain_effects import block_of, touched
 from gateway.journal import unsealed_state
 from gateway.keys import key_ring
+from gateway.positions import Holdings, party_positions
 from gateway.terms import TermsBook
-from settlement.netting import AccountPosition, ChannelPosition, PartyPosition, net
+from settlement.netting import net
 
 EPOCH = 1_760_000_000
 TOKEN = bytes.fromhex("aa" * 20)
@@ -244,25 +245,8 @@ class Script:
     def start_cycle(self) -> Any:
         """Net everybody, and sign what comes out of it."""
         ledger = self.books.ledger
-        netted = (Phase.OPEN, Phase.WITHDRAWING)
-        netting = net(
-            PartyPosition(
-                address,
-                tuple(
-                    ChannelPosition(
-                        c.id, c.lane, c.owed, c.committed, c.claimed, min(c.ceiling, c.balance), c.offset, c.proven
-                    )
-                    for c in map(ledger.channels.__getitem__, ledger.by_payer.get(address, ()))
-                    if c.phase in netted
-                ),
-                tuple(
-                    AccountPosition(a.id, a.net, a.offset)
-                    for a in map(ledger.accounts.__getitem__, ledger.by_payee.get(address, ()))
-                ),
-                ledger.party(address).signed,
-            )
-            for address in sorted(ledger.by_payer.keys() | ledger.by_payee.keys())
-        )
+        netted = {key: each for key, each in ledger.channels.items() if each.phase in (Phase.OPEN, Phase.WITHDRAWING)}
+        netting = net(party_positions(Holdings(netted, ledger.accounts, ledger.parties)))
         self.cycle += 1
         started = r.CycleStarted(
             self.cycle,

@@ -436,6 +436,5 @@ def states(ledger: Ledger) -> dict[str, Any]:
         "founded": ledger.founded,
         "histories": {key: history.blocks for key, history in ledger._histories.items()},
         "withdrawing": sorted(ledger.withdrawing),
-        "by_payer": {payer: sorted(ids) for payer, ids in ledger.by_payer.items()},
         "by_payee": {payee: sorted(ids) for payee, ids in ledger.by_payee.items()},
     }
