@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -74,6 +75,12 @@ class Outcome:
 def against(value: Number, base: Number, name: str) -> dict[str, Any]:
     """Return the `ratio` and `against` of a row, rounded to what a measurement can tell."""
     return {"ratio": round(value / base, 3), "against": name}
+
+
+def turns(name: str, unit: str, values: Sequence[float], base: Sequence[float], peer: str) -> Row:
+    """Return the row of two sides that took turns: the median round, the median ratio of neighbouring rounds."""
+    ratio = median(value / other for value, other in zip(values, base, strict=True))
+    return Row(name, round(median(values)), unit, round(ratio, 3), peer)
 
 
 def percentile(values: Iterable[Number], percent: float) -> Number:

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks import payments_scale, settlement
 from benchmarks.end_to_end import DEVICES, close, echo_peer, generator, pace, rate, saturate
 from benchmarks.execution_runs import CORES
-from benchmarks.frame import Benchmark, Row, Suite, against, percentile
+from benchmarks.frame import Benchmark, Row, Suite, against, percentile, turns
 from benchmarks.payments_disk import DISK
 from benchmarks.site import Child, gateway, mosquitto, working_directory
 
@@ -54,12 +54,6 @@ def _path_answer(cores: int) -> dict[str, Any]:
             return child.answer()
 
 
-def _turns(name: str, unit: str, values: Sequence[float], base: Sequence[float], peer: str) -> Row:
-    """Return the row of a comparison in turns."""
-    ratio = median(value / other for value, other in zip(values, base, strict=True))
-    return Row(name, round(median(values)), unit, round(ratio, 3), peer)
-
-
 def _path() -> Iterable[Row]:
     """Readings a second through the voucher path, on one core and on all."""
     for cores, suffix in ((1, "_one_core"), (CORES, "")):
@@ -70,10 +64,10 @@ def _path() -> Iterable[Row]:
             ("cbor", "voucher_path_vs_libsecp256k1_cbor"),
             ("pipeline", "pipeline_vs_libsecp256k1"),
         ):
-            yield _turns(f"{name}{suffix}", "readings/s", rates[side], bare, LIBSECP256K1)
+            yield turns(f"{name}{suffix}", "readings/s", rates[side], bare, LIBSECP256K1)
         yield Row(f"libsecp256k1_per_s{suffix}", round(median(bare)), "recoveries/s")
-        yield _turns(f"coincurve_per_s{suffix}", "recoveries/s", rates["coincurve"], bare, LIBSECP256K1)
-        yield _turns(f"voucher_path_vs_x402{suffix}", "readings/s", rates["json"], rates["stock"], X402)
+        yield turns(f"coincurve_per_s{suffix}", "recoveries/s", rates["coincurve"], bare, LIBSECP256K1)
+        yield turns(f"voucher_path_vs_x402{suffix}", "readings/s", rates["json"], rates["stock"], X402)
         yield Row(f"x402_server_per_s{suffix}", round(median(rates["stock"])), "vouchers/s")
         if cores == 1:
             yield from _instructions(answer["instructions"])
@@ -117,9 +111,9 @@ def _end_to_end() -> Iterable[Row]:
 
 
 def _saturation(own: Sequence[dict[str, Any]], echoed: Sequence[dict[str, Any]]) -> Iterable[Row]:
-    yield _turns("end_to_end", "payments/s", [*map(rate, own)], [*map(rate, echoed)], ECHO)
+    yield turns("end_to_end", "payments/s", [*map(rate, own)], [*map(rate, echoed)], ECHO)
     costs, base = ([answer["worker_us"] for answer in side] for side in (own, echoed))
-    yield _turns("end_to_end_cpu_us", "µs/payment", costs, base, ECHO)
+    yield turns("end_to_end_cpu_us", "µs/payment", costs, base, ECHO)
     yield Row("echo_subscriber", round(median(map(rate, echoed))), "messages/s")
 
 

@@ -2,7 +2,7 @@
 
 Channels are funded by real deposits and journaled with a reading each, by one process; a second one starts on these
 books, and that start is measured. Then it takes readings of all channels in turn. Gateway and embedded layer share
-a process, as in the demo, with their files on disk.
+a process, as in the demo, with their files on disk. For throughput each size takes turns with the smallest.
 """
 
 import json
@@ -11,17 +11,19 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from benchmarks.end_to_end import CONNECTIONS, generator, pace, rate, saturate
-from benchmarks.frame import Benchmark, BenchmarkFailed, Row, against, percentile
+from benchmarks.frame import Benchmark, BenchmarkFailed, Row, against, percentile, turns
 from benchmarks.site import Child, mosquitto, working_directory
 
 SIZES = (100, 1_000, 10_000, 100_000)
 # The sizes that the figures `memory_mb_10k_channels` and `start_s_100k_channels` are of.
 MEMORY_AT, START_AT = 10_000, 100_000
 WARM = 1_000
-LOAD_S = 4.0
+ROUND_S = 3.0
+ROUNDS = 5
 PACED_S = 6
 CONNECTED = 5_000
 CONNECTED_PACE = 100
@@ -34,9 +36,8 @@ END_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One size: payments per second, resident bytes and the layer's part, seconds of the start, p99 in microseconds."""
+    """One size: resident bytes and the layer's part, seconds of the start, p99 in microseconds."""
 
-    payments_per_s: float
     memory: int
     layer: int
     start_s: float
@@ -44,7 +45,7 @@ class Measured:
 
 
 class Books:
-    """A gateway on journaled channels of payers; `started_s` tells how long its start took."""
+    """A gateway on journaled channels of payers, with their devices; `started_s` tells how long its start took."""
 
     def __init__(self, stack: ExitStack, channels: int) -> None:
         self.port = stack.enter_context(mosquitto())
@@ -67,22 +68,18 @@ class Books:
         if ready["channels"] != channels:
             raise BenchmarkFailed(f"{ready['channels']} of {channels} channels are there after the start")
         self.child.ask(do="run")
+        self.source = generator(stack, self.port, channels)
+        self.source.ask(do="attach")
 
-    def generator(self, stack: ExitStack) -> Child:
-        """Start the devices, over a few connections."""
-        source = generator(stack, self.port, self._channels)
-        source.ask(do="attach")
-        return source
-
-    def saturate(self, source: Child, count: int) -> dict[str, Any]:
-        """Send readings as fast as they are answered."""
+    def saturate(self, count: int) -> float:
+        """Send readings as fast as they are answered; returns how many that is a second."""
         self._sent += count
-        return saturate(source, self.child, count)
+        return rate(saturate(self.source, self.child, count))
 
-    def pace(self, source: Child, seconds: int, per_s: int) -> dict[str, Any]:
+    def pace(self, seconds: int, per_s: int) -> dict[str, Any]:
         """Send readings at a rate."""
         self._sent += seconds * per_s
-        return pace(source, seconds * per_s, per_s)
+        return pace(self.source, seconds * per_s, per_s)
 
     def check(self) -> None:
         """Hold the gateway's books against the chain, and against what was sent."""
@@ -91,39 +88,40 @@ class Books:
             raise BenchmarkFailed(f"the books do not agree with {self._sent} payments sent: {answer}")
 
 
-def _measure(channels: int, per_s: int) -> Measured:
-    """Measure one size; latency at `per_s`, or at half of what is reached when that is 0."""
-    with ExitStack() as stack:
-        books = Books(stack, channels)
-        source = books.generator(stack)
-        books.saturate(source, WARM)
-        count = round(rate(books.saturate(source, WARM)) * LOAD_S)
-        reached = rate(books.saturate(source, count))
-        paced = books.pace(source, PACED_S, per_s or max(1, round(reached / 2)))
-        memory = books.child.resident_bytes()
-        books.check()
-    p99_us = float(percentile(paced["latencies_us"], 99))
-    return Measured(reached, memory, books.layer_bytes, books.started_s, p99_us)
-
-
 def _scale() -> Iterable[Row]:
     """Throughput, memory, start and latency at every size, each against the smallest."""
-    found: dict[int, Measured] = {}
-    for size in SIZES:
-        first = found.get(SIZES[0])
-        found[size] = _measure(size, 0 if first is None else max(1, round(first.payments_per_s / 2)))
-        yield from _rows(size, found[size], found[SIZES[0]])
+    with ExitStack() as stack:
+        smallest = Books(stack, SIZES[0])
+        smallest.saturate(WARM)
+        count = round(smallest.saturate(WARM) * ROUND_S)
+        alone = [smallest.saturate(count) for _ in range(ROUNDS)]
+        half = max(1, round(median(alone) / 2))
+        base = _measure(smallest, half)
+        yield from _rows(SIZES[0], alone, alone, base, base)
+        for size in SIZES[1:]:
+            with ExitStack() as own:
+                books = Books(own, size)
+                books.saturate(WARM)
+                rounds = [(books.saturate(count), smallest.saturate(count)) for _ in range(ROUNDS)]
+                rates, others = zip(*rounds, strict=True)
+                yield from _rows(size, rates, others, _measure(books, half), base)
+        smallest.check()
 
 
-def _rows(size: int, now: Measured, base: Measured) -> Iterable[Row]:
+def _measure(books: Books, per_s: int) -> Measured:
+    """Measure latency at a rate, and what all of it took."""
+    latencies = books.pace(PACED_S, per_s)["latencies_us"]
+    memory = books.child.resident_bytes()
+    books.check()
+    return Measured(memory, books.layer_bytes, books.started_s, float(percentile(latencies, 99)))
+
+
+def _rows(
+    size: int, rates: Sequence[float], base_rates: Sequence[float], now: Measured, base: Measured
+) -> Iterable[Row]:
     peer = f"{SIZES[0]} channels"
     memory, base_memory = now.memory / 1e6, base.memory / 1e6
-    yield Row(
-        f"scale_throughput_{size}",
-        round(now.payments_per_s),
-        "payments/s",
-        **against(now.payments_per_s, base.payments_per_s, peer),
-    )
+    yield turns(f"scale_throughput_{size}", "payments/s", rates, base_rates, peer)
     yield Row(f"scale_memory_mb_{size}", round(memory, 1), "MB", **against(memory, base_memory, peer))
     layer = now.layer / 1e6
     yield Row(f"scale_layer_mb_{size}", round(layer, 1), "MB", **against(layer, memory, f"scale_memory_mb_{size}"))
@@ -142,10 +140,9 @@ def _connected() -> Iterable[Row]:
     allow_files(CONNECTED + FILES)
     with ExitStack() as stack:
         books = Books(stack, CONNECTED)
-        source = books.generator(stack)
-        few = books.pace(source, CONNECTED_S, CONNECTED_PACE)
-        source.ask(do="reconnect", connections=CONNECTED)
-        many = books.pace(source, CONNECTED_S, CONNECTED_PACE)
+        few = books.pace(CONNECTED_S, CONNECTED_PACE)
+        books.source.ask(do="reconnect", connections=CONNECTED)
+        many = books.pace(CONNECTED_S, CONNECTED_PACE)
         books.check()
     held = CONNECTED - many["lost"]
     value, base = (percentile(answer["latencies_us"], 99) / 1000 for answer in (many, few))

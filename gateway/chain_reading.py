@@ -101,7 +101,8 @@ class LogReader:
                 by_channel.setdefault(event.channel_id, []).append(event)
         channels = self._ledger.channels
         records = []
-        for identifier in sorted(before | (by_channel.keys() & channels.keys())):
+        # It asks for each of the few: this is done at every block.
+        for identifier in sorted(before | {each for each in by_channel if each in channels}):
             channel = channels[identifier]
             amount, ends = _foreseen(channel, by_channel.get(identifier, ()))
             if (amount, ends) != (channel.foreseen, channel.foreseen_after):

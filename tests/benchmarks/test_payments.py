@@ -27,7 +27,15 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         (payments, {"ROUND_S": 0.05, "ROUNDS": 2, "WARM": 200, "PACED_S": 1}),
         (
             payments_scale,
-            {"SIZES": (10, 20), "MEMORY_AT": 20, "START_AT": 20, "WARM": 50, "LOAD_S": 0.05, "PACED_S": 1},
+            {
+                "SIZES": (10, 20),
+                "MEMORY_AT": 20,
+                "START_AT": 20,
+                "WARM": 50,
+                "ROUND_S": 0.05,
+                "ROUNDS": 2,
+                "PACED_S": 1,
+            },
         ),
         (payments_scale, {"CONNECTED": 20, "CONNECTED_PACE": 40, "CONNECTED_S": 1}),
         (payments_disk, {"RATES": (20, 50), "SECONDS": 2, "WARM": 100}),

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, ItemsView, Iterator, KeysView, ValuesView
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from channels.machine import Contradiction
-from channels.state import ContractReceiveWithdrawInitiated, Phase
+from channels.state import Channel, ContractReceiveWithdrawInitiated, Phase
 from gateway import records as r
 from gateway.chain_effects import REORG_BLOCKS_MAX, differences
 from gateway.entries import Totals
 from gateway.errors import JournalFault
 from gateway.ledger import Ledger
 from gateway.reorgs import known_blocks, read_reverted
+from gateway.tables import Table
 from settlement.errors import ChainMisbehaved, ChainUnavailable
 from tests.support.gateway_records import KEYS
 from tests.support.gateway_world import until
@@ -87,6 +88,36 @@ async def test_a_withdrawal_counts_before_it_is_final(late: ReorgLife) -> None:
     assert (channel.phase, channel.withdrawing, channel.foreseen) == (Phase.WITHDRAWING, 700, 0)
     assert late.withdrawals == [channel.id], "it was told at first sight"
     late.check()
+
+
+class Unwalked(Table[Channel]):
+    """Channels that are asked for one by one, and never looked through."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise AssertionError("somebody looks through all channels")
+
+    def keys(self) -> KeysView[bytes]:
+        return KeysView(self)
+
+    def values(self) -> ValuesView[Channel]:
+        return ValuesView(self)
+
+    def items(self) -> ItemsView[bytes, Channel]:
+        return ItemsView(self)
+
+
+async def test_a_block_costs_the_same_with_many_channels(late: ReorgLife) -> None:
+    """There is one every second or more often, and receipts wait meanwhile."""
+    stranger = late.announce()
+    late.books.ledger.channels.__class__ = Unwalked
+    with pytest.raises(AssertionError, match="looks through"):
+        late.only  # noqa: B018  # it does that
+    late.chain.act(stranger, "deposit", 1_000)
+    late.chain.act(stranger, "initiate_withdraw", 700)
+    for _ in range(4):
+        late.chain.mine()
+        await late.watcher.step()
+    late.books.ledger.channels.__class__ = Table
 
 
 async def test_without_confirmations_first_sight_is_the_event(life: ReorgLife) -> None:
