@@ -31,9 +31,9 @@ PYTEST = [sys.executable, "-m", "pytest", "-q"]
 # Coverage is held where money rests on pure code; tracing the rest would only slow it down.
 CORE = ["tests/channels", "tests/settlement/test_netting.py"]
 COVERED = [BIN / "coverage", "run", "--source=channels,settlement", "-m", "pytest", "-q"]
-# Most other tests wait for brokers, chains and children: two at a time use two cores, a file stays together.
+# Most other tests wait for brokers, chains and children: three at a time use two cores, a file stays together.
 APART = [*CORE, "tests/web_ui"]
-REST = [*PYTEST, "-n", "2", "--dist", "loadfile", "--durations=10", *(f"--ignore={path}" for path in APART)]
+REST = [*PYTEST, "-n", "3", "--dist", "loadfile", "--durations=10", *(f"--ignore={path}" for path in APART)]
 TESTS = (
     ("embedded layer, Rust", ["cargo", "test", "--release", "--quiet", "--manifest-path", EVM / "Cargo.toml"]),
     ("embedded layer, Python", [*PYTEST, "--rootdir", EVM, "-c", EVM / "pyproject.toml", EVM / "tests"]),
