@@ -157,13 +157,16 @@ class Journal:
         """Hand in one commit; returns its number at once and a future that ends when it is on disk.
 
         Call it in the same step that changed the state in memory, with no await between, so that the order on
-        disk is the order in which states changed. The future raises JournalFault when the disk fails.
+        disk is the order in which states changed. The future raises JournalFault when the disk fails; to cancel it
+        leaves the commit as it is.
         """
         self.number += 1
         number = self.number
         loop = asyncio.get_running_loop()
         self._last = loop.run_in_executor(self._writer, self._write, number, tuple(records))
-        return number, self._last
+        # Whoever waits may be cancelled, as at every stop. A commit that is queued still must not be: it is applied,
+        # and a journal that lacks it cannot be walked through any more.
+        return number, asyncio.shield(self._last)
 
     async def durable(self) -> None:
         """Wait until everything handed in so far is on disk. Raises JournalFault when the disk fails."""

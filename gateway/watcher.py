@@ -142,6 +142,9 @@ class Watcher:
     async def step(self) -> None:
         """Read what is new up to the last final block, journal it, and wake those who wait for it."""
         async with self._step:
+            if self.applied > self.block:  # a step was cancelled behind its write: nothing is booked twice
+                await self._books.journal.durable()
+                self.block = self.applied
             for _ in range(ATTEMPTS):
                 if await self._advance():
                     return

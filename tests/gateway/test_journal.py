@@ -32,13 +32,13 @@ from gateway.books import Books
 from gateway.entries import StoredHistory, StoredReadings
 from gateway.errors import JournalFault, SetupError
 from gateway.history import BLOCK_READINGS, READINGS_KEPT, History, readings
-from gateway.journal import Journal, unseal_records
+from gateway.journal import Journal, read_commits, unseal_records
 from gateway.ledger import Ledger
 from gateway.records import decode_records, encode
 from gateway.tables import Table, decoded
 from gateway.terms import TermsBook
 from tests.support.gateway_records import Script, back_to_schema
-from tests.support.gateway_world import states
+from tests.support.gateway_world import PATIENCE_S, states, until
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = (JournalFault, Contradiction, InvariantViolation)
@@ -314,6 +314,29 @@ async def test_commits_are_on_disk_in_the_order_in_which_they_were_handed_in(pat
     with pytest.raises(JournalFault, match="lacks commit 40"):
         journal.records(40)
     assert [number for number, _ in journal.tail()] == list(range(1, 40))
+    await journal.close()
+
+
+async def test_a_commit_is_written_whoever_gives_up_waiting_for_it(path: Path) -> None:
+    """At a stop all that waits is cancelled; what waits for the disk has changed the books already."""
+    journal, busy = Journal(path), threading.Event()
+    write = journal._write
+    journal._write = lambda *commit: (busy.wait(PATIENCE_S), write(*commit))[1]  # type: ignore[method-assign]
+    _, first = journal.commit([r.DeviceAdded("meter-1", (), "")])
+
+    async def add() -> None:
+        await journal.commit([r.DeviceAdded("meter-2", (), "")])[1]
+
+    adding = asyncio.create_task(add())
+    await until(lambda: journal.number == 2)
+    adding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await adding
+    _, third = journal.commit([r.DeviceAdded("meter-3", (), "")])
+    busy.set()
+    await asyncio.gather(first, third, journal.durable())
+    devices = [record.device for _, records in read_commits(path, 0) for record in records]  # type: ignore[union-attr]
+    assert devices == ["meter-1", "meter-2", "meter-3"]
     await journal.close()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import AsyncIterator, ItemsView, Iterator, KeysView, Sequence, ValuesView
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,30 @@ async def test_a_block_costs_the_same_with_many_channels(late: ReorgLife) -> Non
         late.chain.mine()
         await late.watcher.step()
     late.books.ledger.channels.__class__ = Table
+
+
+async def test_a_cancelled_step_books_nothing_twice(life: ReorgLife) -> None:
+    """Cash has no place in the chain by which a second look would know it."""
+    write, before = life.books.write, life.books.ledger.totals.received
+
+    def hanging(records: Sequence[r.Record]) -> "asyncio.Future[None]":
+        write(records)
+        return asyncio.get_running_loop().create_future()
+
+    life.chain.give(LANE, 500)
+    life.chain.mine()
+    life.books.write = hanging  # type: ignore[method-assign]
+    step = asyncio.create_task(life.watcher.step())
+    await until(lambda: life.books.ledger.totals.received == before + 500)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    life.books.write = write  # type: ignore[method-assign]
+    life.chain.give(LANE, 30)
+    life.chain.mine()
+    await life.watcher.step()
+    assert life.books.ledger.totals.received == before + 530
+    assert life.watcher.block == life.watcher.applied == life.chain.tip
 
 
 async def test_without_confirmations_first_sight_is_the_event(life: ReorgLife) -> None:
